@@ -1,0 +1,249 @@
+"""Export to ONNX: graphs that take raw observations and give commands, and the bundle around them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import subprocess
+import warnings
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maac_learning.agent import Agent
+from maac_learning.config import AgentConfig, ModelConfig
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.networks import Critics, Policy
+from maac_ros.bundle import Bundle, Provenance, action_fields, observation_fields, write_bundle
+from maac_ros.inference import Array, Signature, bundle_signatures
+from maac_ros.task import Task
+from maac_ros.version import __version__
+
+GOLDEN_ROWS = 16
+
+
+class ActionScaling(nn.Module):
+    """Between normalised actions in [-1, 1] and commands within the task's limits."""
+
+    half_range: Tensor
+    middle: Tensor
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        low = torch.tensor([entry.low for entry in task.action_entries()])
+        high = torch.tensor([entry.high for entry in task.action_entries()])
+        self.register_buffer("half_range", 0.5 * (high - low))
+        self.register_buffer("middle", 0.5 * (high + low))
+
+    def to_command(self, action: Tensor) -> Tensor:
+        return self.middle + self.half_range * action
+
+    def to_action(self, command: Tensor) -> Tensor:
+        return (command - self.middle) / self.half_range
+
+
+class PolicyGraph(nn.Module):
+    """See :func:`maac_ros.inference.policy_signature`."""
+
+    def __init__(self, policy: Policy, scaling: ActionScaling) -> None:
+        super().__init__()
+        self.policy, self.scaling = policy, scaling
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.policy.distribution(observation)
+        action = torch.tanh(mean)
+        # First order: the slope of tanh at the mean carries the spread through the squashing.
+        std = self.scaling.half_range * (1.0 - action * action) * log_std.exp()
+        return self.scaling.to_command(action), std
+
+
+class ModelGraph(nn.Module):
+    """See :func:`maac_ros.inference.model_signature`."""
+
+    def __init__(self, model: DynamicsEnsemble, scaling: ActionScaling) -> None:
+        super().__init__()
+        self.model, self.scaling = model, scaling
+
+    def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, std, reward, _ = self.model.moments(observation, self.scaling.to_action(action))
+        return mean, std, reward, self.model.termination(mean)
+
+
+class ValueGraph(nn.Module):
+    """See :func:`maac_ros.inference.value_signature`."""
+
+    def __init__(self, critics: Critics, scaling: ActionScaling) -> None:
+        super().__init__()
+        self.critics, self.scaling = critics, scaling
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        values: Tensor = self.critics(observation, self.scaling.to_action(action))
+        return values
+
+
+def graph_modules(agent: Agent, model: DynamicsEnsemble, task: Task) -> dict[str, nn.Module]:
+    """The three modules that a bundle holds, on the CPU."""
+    scaling = ActionScaling(task)
+    modules: dict[str, nn.Module] = {
+        "policy": PolicyGraph(agent.policy, scaling),
+        "model": ModelGraph(model, scaling),
+        "value": ValueGraph(agent.critics, scaling),
+    }
+    return {name: module.eval() for name, module in modules.items()}
+
+
+def export_bundle(
+    path: Path,
+    task: Task,
+    agent: Agent,
+    model: DynamicsEnsemble,
+    observations: Tensor,
+    *,
+    seed: int,
+    env_steps: int,
+    evaluation_return: float | None,
+    training_seconds: float,
+) -> Bundle:
+    """Write a bundle and load it back with every check.
+
+    Args:
+        path: folder to create or replace.
+        task: what was learned.
+        agent, model: the learned networks; moved to the CPU for the export, and back.
+        observations: (N, O) real observations; the golden inputs are taken from them.
+        seed, env_steps, evaluation_return, training_seconds: provenance.
+
+    Raises:
+        BundleError: when the written bundle does not verify.
+    """
+    manifest = {
+        "task": task,
+        "observation": observation_fields(task),
+        "action": action_fields(task),
+        "control_period_s": task.control.period_s,
+        "discount": agent.config.discount,
+        "members": model.members,
+        "critics": agent.critics.count,
+        "provenance": Provenance(
+            maac_ros_version=__version__,
+            git_revision=_git_revision(),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            seed=seed,
+            env_steps=env_steps,
+            evaluation_return=evaluation_return,
+            training_seconds=round(training_seconds, 1),
+        ),
+    }
+    signatures = bundle_signatures(
+        len(task.observation_entries()),
+        len(task.action_entries()),
+        model.members,
+        agent.critics.count,
+    )
+    device = next(agent.policy.parameters()).device
+    networks: tuple[nn.Module, ...] = (agent.policy, agent.critics, model)
+    try:
+        for network in networks:
+            network.cpu()
+        modules = graph_modules(agent, model, task)
+        inputs = _golden_inputs(task, observations.cpu(), seed)
+        graphs: dict[str, bytes] = {}
+        golden: dict[str, Array] = {}
+        for name, module in modules.items():
+            graphs[name], arrays = _export_graph(module, signatures[name], inputs)
+            golden |= {f"{name}.{key}": value for key, value in arrays.items()}
+    finally:
+        for network in networks:
+            network.to(device)
+    return write_bundle(path, manifest, graphs, golden)
+
+
+def export_untrained_bundle(task: Task, path: Path, seed: int = 0) -> Bundle:
+    """A bundle of randomly initialised networks: the right interface, no skill. For trials of a robot's wiring."""
+    torch.manual_seed(seed)
+    observations, actions = len(task.observation_entries()), len(task.action_entries())
+    agent = Agent(observations, actions, AgentConfig(hidden=(32, 32)), torch.device("cpu"))
+    model = DynamicsEnsemble(task, observations, actions, ModelConfig(members=3, hidden=(32, 32)))
+    return export_bundle(
+        path,
+        task,
+        agent,
+        model,
+        torch.randn(GOLDEN_ROWS, observations),
+        seed=seed,
+        env_steps=0,
+        evaluation_return=None,
+        training_seconds=0.0,
+    )
+
+
+def _golden_inputs(task: Task, observations: Tensor, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(observations), (GOLDEN_ROWS,), generator=generator)
+    actions = len(task.action_entries())
+    normalized = 2.0 * torch.rand(GOLDEN_ROWS, actions, generator=generator) - 1.0
+    return {
+        "observation": observations[rows].float(),
+        "action": ActionScaling(task).to_command(normalized),
+    }
+
+
+def _export_graph(
+    module: nn.Module, signature: Signature, golden_inputs: dict[str, Tensor]
+) -> tuple[bytes, dict[str, Array]]:
+    """Serialise one module; also return its golden inputs and outputs as PyTorch computes them."""
+    inputs = {name: golden_inputs[name] for name in signature.inputs}
+    with torch.no_grad():
+        outputs: Any = module(*inputs.values())
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    batch = torch.export.Dim("batch")
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            input_names=list(inputs),
+            output_names=list(signature.outputs),
+            verbose=False,
+        )
+    assert program is not None
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    arrays |= {
+        name: np.asarray(value) for name, value in zip(signature.outputs, outputs, strict=True)
+    }
+    return program.model_proto.SerializeToString(), arrays
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter reports on its own progress and on packages it could use; none of it concerns the user."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

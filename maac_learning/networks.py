@@ -1,0 +1,170 @@
+"""The networks of MAAC. Ensembles hold stacked weights (E, in, out), so that all members run in one product."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+LOG_STD_BOUNDS = (-5.0, 2.0)
+"""Range of the policy's log standard deviation before squashing."""
+
+
+class Normalizer(nn.Module):
+    """Shift and scale by the statistics of the data seen so far; constant entries keep a scale of 1."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    @torch.no_grad()
+    def fit(self, data: Tensor) -> None:
+        """Take mean and standard deviation over the rows of ``data`` (N, size)."""
+        std = data.std(dim=0)
+        self.mean.copy_(data.mean(dim=0))
+        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        return self.mean + self.std * x
+
+
+class EnsembleMLP(nn.Module):
+    """``members`` multilayer perceptrons evaluated together.
+
+    Args:
+        members: E.
+        sizes: widths from input to output.
+        activation: key of :data:`ACTIVATIONS`, after each hidden layer.
+        layer_norm: normalise the hidden layers before their activation.
+        zero_last: start the output at zero.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        sizes: Sequence[int],
+        activation: str,
+        layer_norm: bool,
+        zero_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.members = members
+        self._activation = ACTIVATIONS[activation]
+        self._layer_norm = layer_norm
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for inputs, outputs in itertools.pairwise(sizes):
+            bound = 1.0 / math.sqrt(inputs)
+            self.weights.append(
+                nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+            )
+            self.biases.append(
+                nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
+            )
+        if zero_last:
+            nn.init.zeros_(self.weights[-1])
+            nn.init.zeros_(self.biases[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (E, B, in) to (E, B, out)."""
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x, weight)
+            if layer < last:
+                if self._layer_norm:
+                    x = F.layer_norm(x, x.shape[-1:])
+                x = self._activation(x)
+        return x
+
+
+class Policy(nn.Module):
+    """Squashed Gaussian policy; actions are normalised to [-1, 1]."""
+
+    def __init__(
+        self,
+        observations: int,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.actions = actions
+        self.normalizer = Normalizer(observations)
+        # An ensemble of one: the same layers as everywhere else.
+        self._mlp = EnsembleMLP(1, (observations, *hidden, 2 * actions), activation, layer_norm)
+
+    def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation (B, A) before squashing, for observations (B, O)."""
+        x = self.normalizer.normalize(observation)
+        mean, raw = self._mlp(x.unsqueeze(0)).squeeze(0).chunk(2, dim=-1)
+        low, high = LOG_STD_BOUNDS
+        return mean, low + 0.5 * (high - low) * (torch.tanh(raw) + 1.0)
+
+    def act(self, observation: Tensor) -> Tensor:
+        """Deterministic action (B, A)."""
+        return torch.tanh(self.distribution(observation)[0])
+
+    def sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparameterised action (B, A) for standard normal ``noise`` (B, A), and its log-density (B,)."""
+        mean, log_std = self.distribution(observation)
+        raw = mean + log_std.exp() * noise
+        # log(1 - tanh(x)^2) in the form that does not cancel for large |x|.
+        log_slope = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
+        log_density = -0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi) - log_slope
+        return torch.tanh(raw), log_density.sum(dim=-1)
+
+
+class Critics(nn.Module):
+    """``count`` Q-functions of observation and normalised action.
+
+    Outputs are centred and scaled, so that the networks work in units of order one whatever the reward's scale.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        count: int,
+        observations: int,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.count = count
+        self.normalizer = Normalizer(observations)
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        self._mlp = EnsembleMLP(
+            count, (observations + actions, *hidden, 1), activation, layer_norm, zero_last=True
+        )
+
+    def scaled(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Values (C, B) in the networks' own units."""
+        x = torch.cat((self.normalizer.normalize(observation), action), dim=-1)
+        values: Tensor = self._mlp(x.expand(self.count, *x.shape)).squeeze(-1)
+        return values
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Discounted returns (C, B) for observations (B, O) and actions (B, A)."""
+        return self.center + self.scale * self.scaled(observation, action)

@@ -1,0 +1,417 @@
+"""Algorithm 1: collect, fit the model, imagine, update, evaluate; with checkpoints and a log for people."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from maac_learning import checkpoint
+from maac_learning.agent import Agent, UpdateReport
+from maac_learning.config import TrainConfig
+from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_learning.export import ActionScaling, export_bundle
+from maac_learning.replay import Replay, StateBuffer
+from maac_learning.runlog import Row, RunLog
+from maac_ros import schema
+from maac_ros.bundle import Bundle
+from maac_ros.errors import CheckpointError, ConfigError
+from maac_ros.observation import Vector
+from maac_ros.simulation import Simulation, Snapshot, TaskEnv
+from maac_ros.task import load_task
+
+CONFIG_FILE = "config.yaml"
+EVALUATION_SEED = 1_000_000
+"""Evaluation episodes are seeded from here on, apart from the training episodes."""
+
+_PROGRESS_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a training run stands. Losses are NaN before the first update."""
+
+    env_steps: int
+    total_env_steps: int
+    evaluation_return: float | None
+    episode_return: float | None
+    model_loss: float
+    critic_loss: float
+    seconds: float
+    seconds_left: float
+
+
+class Trainer:
+    """One training run in ``run_dir``.
+
+    Args:
+        config: see :class:`TrainConfig`.
+        run_dir: created; holds ``config.yaml``, ``curve.csv``, ``curve.png``, ``tensorboard/``, ``checkpoints/``
+            and, after an export, ``bundle/``.
+        resume: go on from the newest checkpoint in ``run_dir``.
+
+    Raises:
+        ConfigError: when the device is not available, or ``run_dir`` already holds a run.
+        CheckpointError: when ``resume`` finds no usable checkpoint.
+        TaskError: when the task does not fit its simulation.
+    """
+
+    def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.device = _device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.task = load_task(config.task)
+        self._env = TaskEnv(self.task)
+        self._scaling = ActionScaling(self.task)
+        entries = self.task.action_entries()
+        self._limits = np.array([e.low for e in entries]), np.array([e.high for e in entries])
+        observations, actions = len(self._env.builder.entries), len(self._limits[0])
+        torch.manual_seed(config.seed)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._agent = Agent(observations, actions, config.agent, self.device)
+        self._model = DynamicsEnsemble(self.task, observations, actions, config.model).to(
+            self.device
+        )
+        self._replay = Replay(config.env_steps, observations, actions, self.device)
+        capacity = config.rollout.batch * (config.rollout.length + 1) * _rollouts_kept(config)
+        self._states = StateBuffer(capacity, observations, self.device)
+        self._evaluators = [Simulation(self.task) for _ in range(config.evaluation.episodes)]
+        self._env_steps = 0
+        self._fits = 0
+        self._update_debt = 0.0
+        self._episode_return = 0.0
+        self._model_mse = math.nan
+        self._last_update: UpdateReport | None = None
+        self._last_episode_return: float | None = None
+        self._seconds_before = 0.0
+        self._solved = False
+        self._stop, self._checkpoint_asked, self._export_asked = (
+            threading.Event() for _ in range(3)
+        )
+        rows = self._resume() if resume else self._start_fresh()
+        self._log = RunLog(run_dir, config, rows)
+
+    @property
+    def env_steps(self) -> int:
+        return self._env_steps
+
+    @property
+    def rows(self) -> list[Row]:
+        """All evaluations so far."""
+        return self._log.rows
+
+    @property
+    def solved(self) -> bool:
+        """Whether training ended because ``evaluation.stop_at_return`` was reached."""
+        return self._solved
+
+    def request_stop(self) -> None:
+        """Stop after the present environment step, with a checkpoint. May be called from any thread."""
+        self._stop.set()
+
+    def request_checkpoint(self) -> None:
+        """Write a checkpoint at the next safe point. May be called from any thread."""
+        self._checkpoint_asked.set()
+
+    def request_export(self) -> None:
+        """Export ``<run_dir>/bundle`` at the next safe point. May be called from any thread."""
+        self._export_asked.set()
+
+    def train(self, on_progress: Callable[[Progress], None] = lambda _: None) -> None:
+        """Train until ``config.env_steps``, the return asked for, or :meth:`request_stop`; then write a checkpoint."""
+        self._started = time.monotonic()
+        told = -math.inf
+        try:
+            while (
+                self._env_steps < self.config.env_steps
+                and not self._stop.is_set()
+                and not self._solved
+            ):
+                self._step()
+                if time.monotonic() - told > _PROGRESS_SECONDS:
+                    on_progress(self._progress())
+                    told = time.monotonic()
+        finally:
+            self.save_checkpoint()
+            self._log.close()
+        on_progress(self._progress())
+
+    def _step(self) -> None:
+        """One environment step and the learning that is due after it."""
+        config = self.config
+        self._collect()
+        steps = self._env_steps
+        if steps >= config.random_steps:
+            since = steps - config.random_steps
+            if since % config.model.fit_every == 0:
+                self._fit_model()
+            if since % config.rollout.every == 0 or self._states.size == 0:
+                self._imagine()
+            if since == 0:
+                for _ in range(config.agent.critic_warmup):
+                    self._update(train_actor=False)
+            self._update_debt += config.agent.updates_per_step
+            while self._update_debt >= 1.0:
+                self._update()
+                self._update_debt -= 1.0
+            if steps % config.evaluation.every == 0 or steps == config.env_steps:
+                self._evaluate()
+        if steps % config.checkpoint_every == 0 or self._checkpoint_asked.is_set():
+            self._checkpoint_asked.clear()
+            self.save_checkpoint()
+        if self._export_asked.is_set():
+            self._export_asked.clear()
+            self.export_bundle()
+
+    @torch.no_grad()
+    def _collect(self) -> None:
+        observation = torch.as_tensor(self._observation, dtype=torch.float32, device=self.device)
+        size = (1, self._agent.policy.actions)
+        if self._env_steps < self.config.random_steps:
+            action = 2.0 * torch.rand(size, generator=self._generator) - 1.0
+        else:
+            noise = torch.randn(size, generator=self._generator).to(self.device)
+            action = self._agent.policy.sample(observation[None], noise)[0].cpu()
+        following, reward, terminated, truncated, _ = self._env.step(self._command(action)[0])
+        self._replay.add(
+            observation,
+            action[0],
+            reward,
+            torch.as_tensor(following, dtype=torch.float32),
+            terminated,
+        )
+        self._env_steps += 1
+        self._episode_return += reward
+        if terminated or truncated:
+            self._last_episode_return = self._episode_return
+            self._episode_return = 0.0
+            following, _ = self._env.reset()
+        self._observation: Vector = following
+
+    def _command(self, action: Tensor) -> Vector:
+        """Normalised actions (B, A) to commands within the limits."""
+        command = self._scaling.to_command(action.cpu()).numpy().astype(np.float64)
+        return np.clip(command, *self._limits)
+
+    def _fit_model(self) -> None:
+        settings = self.config.model
+        steps = settings.fit_steps if self._fits else settings.first_fit_steps
+        report = fit(self._model, *self._replay.model_data(), settings, steps, self._generator)
+        self._fits += 1
+        self._model_mse = report.validation_mse
+        self._agent.renew(self._replay.observation[: self._replay.size])
+        self._states.clear()
+
+    def _imagine(self) -> None:
+        rollout = self.config.rollout
+        rows = _multiple(rollout.batch, self._model.members)
+        start = self._replay.sample_observations(rows, self._generator)
+        self._states.add(self._agent.imagine(self._model, start, rollout.length, self._generator))
+
+    def _update(self, train_actor: bool = True) -> None:
+        rows = _multiple(self.config.agent.batch_size, self._model.members)
+        real = round(self.config.rollout.real_fraction * rows)
+        start = torch.cat(
+            (
+                self._replay.sample_observations(real, self._generator),
+                self._states.sample(rows - real, self._generator),
+            )
+        )
+        self._last_update = self._agent.update(self._model, start, self._generator, train_actor)
+
+    def _evaluate(self) -> None:
+        returns = self.evaluation_returns()
+        update = self._last_update
+        losses = [float(x) for x in update] if update else [math.nan] * 4
+        self._log.add(
+            Row(
+                env_steps=self._env_steps,
+                eval_return=float(returns.mean()),
+                eval_return_std=float(returns.std()),
+                seconds=self._seconds(),
+                model_mse=self._model_mse,
+                actor_loss=losses[0],
+                critic_loss=losses[1],
+                temperature=losses[2],
+                value=losses[3],
+            )
+        )
+        goal = self.config.evaluation.stop_at_return
+        self._solved = goal is not None and bool((returns >= goal).all())
+
+    @torch.no_grad()
+    def evaluation_returns(self) -> Vector:
+        """Undiscounted returns (episodes,) of the deterministic policy, always from the same initial states."""
+        builder = self._env.builder
+        running = list(range(len(self._evaluators)))
+        returns = np.zeros(len(self._evaluators))
+        observations = {
+            i: builder.build(self._evaluators[i].reset(seed=EVALUATION_SEED + i)) for i in running
+        }
+        while running:
+            batch = torch.as_tensor(
+                np.stack([observations[i] for i in running]), dtype=torch.float32
+            )
+            commands = self._command(self._agent.policy.act(batch.to(self.device)))
+            for i, command in zip(list(running), commands, strict=True):
+                result = self._evaluators[i].step(command)
+                returns[i] += result.reward
+                observations[i] = builder.build(result.state)
+                if result.done:
+                    running.remove(i)
+        return returns
+
+    def export_bundle(self, path: Path | None = None) -> Bundle:
+        """Export what has been learned so far; the default place is ``<run_dir>/bundle``."""
+        last = self._log.rows[-1].eval_return if self._log.rows else None
+        if self._replay.size == 0:
+            raise CheckpointError(
+                f"{self.run_dir}: nothing has been learned yet; no bundle to export"
+            )
+        return export_bundle(
+            path or self.run_dir / "bundle",
+            self.task,
+            self._agent,
+            self._model,
+            self._replay.observation[: self._replay.size],
+            seed=self.config.seed,
+            env_steps=self._env_steps,
+            evaluation_return=last,
+            training_seconds=self._seconds(),
+        )
+
+    def save_checkpoint(self) -> Path:
+        """Write everything that decides how this run goes on."""
+        snapshot = self._env.simulation.snapshot()
+        tensors = {f"agent.{k}": v for k, v in self._agent.state().items()}
+        tensors |= {f"model.{k}": v for k, v in self._model.state_dict().items()}
+        tensors |= {f"replay.{k}": v for k, v in self._replay.state().items()}
+        tensors |= {f"states.{k}": v for k, v in self._states.state().items()}
+        for name, optimizer in self._agent.optimizers().items():
+            tensors |= checkpoint.optimizer_tensors(f"optimizer.{name}", optimizer)
+        tensors["random.torch"] = self._generator.get_state()
+        tensors["env.physics"] = torch.from_numpy(snapshot.physics)
+        tensors["env.observation"] = torch.from_numpy(self._observation)
+        state = {
+            "env_steps": self._env_steps,
+            "fits": self._fits,
+            "update_debt": self._update_debt,
+            "episode_return": self._episode_return,
+            "last_episode_return": self._last_episode_return,
+            "model_mse": self._model_mse,
+            "seconds": self._seconds(),
+            "env_elapsed_steps": snapshot.elapsed_steps,
+            "env_random": snapshot.random_state,
+            "rows": [asdict(row) for row in self._log.rows],
+        }
+        return checkpoint.save(self.run_dir / "checkpoints", self._env_steps, tensors, state)
+
+    def _start_fresh(self) -> list[Row]:
+        if (self.run_dir / CONFIG_FILE).exists():
+            raise ConfigError(
+                f"run folder '{self.run_dir}' already holds a run; resume it or choose another folder"
+            )
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        (self.run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
+        self._observation, _ = self._env.reset(seed=self.config.seed)
+        return []
+
+    def _resume(self) -> list[Row]:
+        saved = checkpoint.available(self.run_dir / "checkpoints")
+        if not saved:
+            raise CheckpointError(f"{self.run_dir}: no checkpoint to resume from")
+        tensors, state = checkpoint.load(saved[-1])
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        try:
+            self._agent.load(part("agent."))
+            self._model.load_state_dict(part("model."))
+            self._replay.load(part("replay."))
+            self._states.load(part("states."))
+            for name, optimizer in self._agent.optimizers().items():
+                checkpoint.load_optimizer(f"optimizer.{name}", optimizer, tensors)
+            self._generator.set_state(tensors["random.torch"])
+            self._observation = tensors["env.observation"].numpy().copy()
+            self._env.simulation.restore(
+                Snapshot(
+                    tensors["env.physics"].numpy(), state["env_elapsed_steps"], state["env_random"]
+                )
+            )
+            self._env_steps, self._fits = state["env_steps"], state["fits"]
+            self._update_debt, self._episode_return = state["update_debt"], state["episode_return"]
+            self._last_episode_return, self._model_mse = (
+                state["last_episode_return"],
+                state["model_mse"],
+            )
+            self._seconds_before = state["seconds"]
+            return [Row(**row) for row in state["rows"]]
+        except (KeyError, RuntimeError, TypeError, ValueError) as reason:
+            raise CheckpointError(
+                f"{saved[-1]}: does not fit this run's settings: {reason}"
+            ) from reason
+
+    def _seconds(self) -> float:
+        """Wall-clock seconds of training, over all resumptions."""
+        started = getattr(self, "_started", None)
+        return self._seconds_before + (time.monotonic() - started if started is not None else 0.0)
+
+    def _progress(self) -> Progress:
+        seconds, done = self._seconds(), self._env_steps
+        rate = seconds / max(done, 1)
+        return Progress(
+            env_steps=done,
+            total_env_steps=self.config.env_steps,
+            evaluation_return=self._log.rows[-1].eval_return if self._log.rows else None,
+            episode_return=self._last_episode_return,
+            model_loss=self._model_mse,
+            critic_loss=float(self._last_update.critic_loss) if self._last_update else math.nan,
+            seconds=seconds,
+            seconds_left=rate * (self.config.env_steps - done),
+        )
+
+
+def load_run(run_dir: Path) -> Trainer:
+    """Open an existing run at its newest checkpoint, with the settings it was started with.
+
+    Raises:
+        ConfigError: when ``run_dir`` does not hold a run.
+        CheckpointError: when it has no usable checkpoint.
+    """
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"'{run_dir}' is not a run folder: {CONFIG_FILE} is missing")
+    return Trainer(schema.load(path, TrainConfig, ConfigError), run_dir, resume=True)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as reason:
+        raise ConfigError(f"device: got '{name}'; this machine cannot use it: {reason}") from reason
+    return device
+
+
+def _multiple(count: int, of: int) -> int:
+    """``count`` rounded up, so that rows can be dealt evenly to ensemble members."""
+    return -(-count // of) * of
+
+
+def _rollouts_kept(config: TrainConfig) -> int:
+    """Batches of rollouts made between two model fits: D_model is emptied at each fit."""
+    return max(1, -(-config.model.fit_every // config.rollout.every))

@@ -1,0 +1,322 @@
+"""The bundle: the folder that carries a learned controller from training to a robot.
+
+``bundle.yaml`` describes, ``policy.onnx``, ``model.onnx`` and ``value.onnx`` compute (normalisation and action
+scaling inside), ``golden.npz`` holds inputs and outputs that every runtime must reproduce before it may act.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from maac_ros import inference, schema
+from maac_ros.errors import BundleError
+from maac_ros.inference import Array, OnnxFunction, Signature
+from maac_ros.task import Source, Task
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.yaml"
+GRAPHS = ("policy", "model", "value")
+GOLDEN = "golden.npz"
+MAX_FILE_BYTES = 256 << 20
+"""No graph of a robot policy comes near this; a larger file is refused before it is read."""
+
+GOLDEN_TOLERANCE = 1e-4
+"""Largest error of a replayed golden output, relative to the output's magnitude (at least 1)."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ObservationField(schema.Description):
+    """One entry of the observation vector, as the policy was trained on it."""
+
+    name: str
+    unit: str
+    source: Source
+    clip: tuple[float, float] | None = None
+
+
+class ActionField(schema.Description):
+    """One entry of the action vector, in command units."""
+
+    name: str
+    unit: str
+    low: Finite
+    high: Finite
+    safe: Finite
+
+
+class Provenance(schema.Description):
+    """Where a bundle comes from."""
+
+    maac_ros_version: str
+    git_revision: str | None
+    created: str
+    """UTC, ISO 8601."""
+    seed: int
+    env_steps: int = Field(ge=0)
+    evaluation_return: float | None
+    """Mean undiscounted return of the last evaluation, on the task's reward scale."""
+    training_seconds: float = Field(ge=0)
+
+
+class Manifest(schema.Description):
+    """Contents of ``bundle.yaml``."""
+
+    schema_version: int
+    task: Task
+    observation: tuple[ObservationField, ...]
+    action: tuple[ActionField, ...]
+    control_period_s: float
+    discount: float = Field(gt=0, le=1)
+    members: int = Field(ge=1)
+    """Networks in the model ensemble."""
+    critics: int = Field(ge=1)
+    """Q-functions."""
+    provenance: Provenance
+    sha256: dict[str, Sha256]
+    """Digest of every other file of the bundle."""
+
+    def signatures(self) -> dict[str, Signature]:
+        """What each graph must take and give."""
+        return inference.bundle_signatures(
+            len(self.observation), len(self.action), self.members, self.critics
+        )
+
+
+def observation_fields(task: Task) -> tuple[ObservationField, ...]:
+    """The observation entries of ``task`` as a bundle states them."""
+    return tuple(
+        ObservationField(
+            name=e.name,
+            unit=e.unit,
+            source=e.source,
+            clip=None if math.isinf(e.low) and math.isinf(e.high) else (e.low, e.high),
+        )
+        for e in task.observation_entries()
+    )
+
+
+def action_fields(task: Task) -> tuple[ActionField, ...]:
+    """The action entries of ``task`` as a bundle states them."""
+    return tuple(
+        ActionField(name=e.name, unit=e.unit, low=e.low, high=e.high, safe=e.safe)
+        for e in task.action_entries()
+    )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle, ready to run.
+
+    Attributes:
+        path: the folder.
+        manifest: its description.
+        policy, model, value: the graphs; see :mod:`maac_ros.inference` for their inputs and outputs.
+    """
+
+    path: Path
+    manifest: Manifest
+    policy: OnnxFunction
+    model: OnnxFunction
+    value: OnnxFunction
+
+    @property
+    def task(self) -> Task:
+        return self.manifest.task
+
+
+def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVIDERS) -> Bundle:
+    """Load a bundle and verify all of it: schema, checksums, graph signatures, golden vectors.
+
+    Args:
+        path: the bundle's folder.
+        providers: ONNX Runtime execution providers, best first.
+
+    Raises:
+        BundleError: naming the file and what is wrong with it.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise BundleError(f"bundle '{folder}' is not a folder")
+    manifest = _load_manifest(folder)
+    contents = {name: _read(folder, name, digest) for name, digest in manifest.sha256.items()}
+    functions = {
+        name: OnnxFunction(
+            contents[f"{name}.onnx"], str(folder / f"{name}.onnx"), signature, providers
+        )
+        for name, signature in manifest.signatures().items()
+    }
+    _replay_golden(folder, contents[GOLDEN], functions)
+    return Bundle(folder, manifest, **functions)
+
+
+def require_same_task(bundle: Bundle, task: Task) -> None:
+    """Raise :class:`BundleError` unless ``bundle`` was trained for the interface of ``task``."""
+    trained = bundle.manifest
+    for what, got, expected in (
+        ("task name", trained.task.name, task.name),
+        ("observation", trained.observation, observation_fields(task)),
+        ("action", trained.action, action_fields(task)),
+        ("control_period_s", trained.control_period_s, task.control.period_s),
+    ):
+        if got != expected:
+            raise BundleError(
+                f"bundle '{bundle.path}' does not fit task '{task.name}': {what}: "
+                f"the bundle has {_brief(got)}; the task needs {_brief(expected)}"
+            )
+
+
+def write_bundle(
+    path: Path,
+    manifest: Mapping[str, Any],
+    graphs: Mapping[str, bytes],
+    golden: Mapping[str, Array],
+) -> Bundle:
+    """Write a bundle, then load it back with every check; an existing bundle is replaced only when that succeeds.
+
+    Args:
+        path: folder to create.
+        manifest: fields of :class:`Manifest` other than ``schema_version`` and ``sha256``.
+        graphs: serialised ``policy``, ``model`` and ``value``.
+        golden: inputs and outputs of the graphs, named ``<graph>.<input or output>``.
+
+    Raises:
+        BundleError: when what was written does not verify.
+    """
+    path = path.absolute()
+    staging = path.with_name(f".{path.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    contents = {f"{name}.onnx": data for name, data in graphs.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **golden)  # type: ignore[arg-type]  # numpy types the keyword 'allow_pickle' here
+    contents[GOLDEN] = buffer.getvalue()
+    described = Manifest.model_validate(
+        {
+            **manifest,
+            "schema_version": SCHEMA_VERSION,
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        }
+    )
+    for name, data in contents.items():
+        (staging / name).write_bytes(data)
+    (staging / MANIFEST).write_text(manifest_yaml(described), encoding="utf-8")
+    load_bundle(staging)
+    if path.exists():
+        retired = path.with_name(f".{path.name}.old")
+        shutil.rmtree(retired, ignore_errors=True)
+        os.replace(path, retired)
+        os.replace(staging, path)
+        shutil.rmtree(retired)
+    else:
+        os.replace(staging, path)
+    return load_bundle(path)
+
+
+def manifest_yaml(manifest: Manifest) -> str:
+    """``manifest`` as the YAML text of ``bundle.yaml``."""
+    return yaml.safe_dump(
+        manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def _load_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    data = schema.read_yaml(path, BundleError)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(f"{path}: schema_version: got {version!r}; expected {SCHEMA_VERSION}")
+    manifest = schema.parse(data, Manifest, str(path), BundleError)
+    task = manifest.task
+    for name, got, expected in (
+        ("observation", manifest.observation, observation_fields(task)),
+        ("action", manifest.action, action_fields(task)),
+        ("control_period_s", manifest.control_period_s, task.control.period_s),
+    ):
+        if got != expected:
+            raise BundleError(
+                f"{path}: {name}: {_brief(got)} disagrees with the task, which gives {_brief(expected)}"
+            )
+    expected_files = {*(f"{name}.onnx" for name in GRAPHS), GOLDEN}
+    if set(manifest.sha256) != expected_files:
+        raise BundleError(
+            f"{path}: sha256: got {sorted(manifest.sha256)}; expected {sorted(expected_files)}"
+        )
+    return manifest
+
+
+def _read(folder: Path, name: str, digest: str) -> bytes:
+    path = folder / name
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise BundleError(f"{path}: {size} bytes; expected at most {MAX_FILE_BYTES}")
+        data = path.read_bytes()
+    except OSError as reason:
+        raise BundleError(f"{path}: cannot be read: {reason.strerror}") from reason
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise BundleError(
+            f"{path}: sha256: got {found}; expected {digest} (file damaged or replaced)"
+        )
+    return data
+
+
+def _replay_golden(folder: Path, data: bytes, functions: Mapping[str, OnnxFunction]) -> None:
+    path = folder / GOLDEN
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            golden = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as reason:
+        raise BundleError(f"{path}: not a readable archive of arrays: {reason}") from reason
+    for name, function in functions.items():
+        wanted = [*function.signature.inputs, *function.signature.outputs]
+        missing = [key for key in wanted if f"{name}.{key}" not in golden]
+        if missing:
+            raise BundleError(
+                f"{path}: missing arrays: {', '.join(f'{name}.{m}' for m in missing)}"
+            )
+        try:
+            outputs = function(
+                **{key: golden[f"{name}.{key}"] for key in function.signature.inputs}
+            )
+        except Exception as reason:  # ONNX Runtime raises a different type for each fault
+            raise BundleError(f"{path}: {name}.onnx does not run on it: {reason}") from reason
+        for key, got in zip(function.signature.outputs, outputs, strict=True):
+            expected = golden[f"{name}.{key}"]
+            if got.shape != expected.shape:
+                raise BundleError(
+                    f"{path}: {name}.{key}: shape {expected.shape}, but the graph gives {got.shape}"
+                )
+            if not np.isfinite(got).all():
+                raise BundleError(
+                    f"{function.origin}: output '{key}' is not finite on the golden inputs"
+                )
+            error = float(
+                np.max(np.abs(got - expected) / np.maximum(1.0, np.abs(expected)), initial=0.0)
+            )
+            if not error <= GOLDEN_TOLERANCE:
+                raise BundleError(
+                    f"{function.origin}: output '{key}' is off its golden vector by {error:.3g}; "
+                    f"expected at most {GOLDEN_TOLERANCE:g}"
+                )
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({len(value)}) [" + ", ".join(getattr(v, "name", str(v)) for v in value) + "]"
+    return repr(value)

@@ -1,0 +1,198 @@
+"""The controller core: one place that decides between MPC, the policy and the safe command. Free of ROS."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from maac_ros.bundle import Bundle
+from maac_ros.errors import ObservationError
+from maac_ros.observation import ObservationBuilder, Vector
+from maac_ros.planner import CemPlanner, Plan
+from maac_ros.task import PlannerSettings
+from maac_ros.timing import Recorder
+
+logger = logging.getLogger(__name__)
+
+
+class Mode(str, Enum):
+    """What produced a command."""
+
+    MPC = "mpc"
+    POLICY = "policy"
+    SAFE = "safe"
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """What may be changed while the controller runs.
+
+    Attributes:
+        use_mpc: refine the policy by planning.
+        planner: size of the search.
+        mpc_budget_s: time a plan may take; the planner stops early, or the policy acts alone.
+        max_observation_age_s: an older observation leads to the safe command.
+        action_rate_limit: largest change of a command entry per second, in command units, against the previous
+            command; infinite for none.
+    """
+
+    planner: PlannerSettings
+    mpc_budget_s: float
+    use_mpc: bool = False
+    max_observation_age_s: float = np.inf
+    action_rate_limit: float = np.inf
+
+
+@dataclass(frozen=True)
+class Command:
+    """Outcome of a tick.
+
+    Attributes:
+        values: (A,) in command units, always finite and within the bundle's limits.
+        mode: what produced them.
+        reason: why it is not the mode that was asked for; empty when it is.
+        plan: the plan, in MPC mode.
+    """
+
+    values: Vector
+    mode: Mode
+    reason: str = ""
+    plan: Plan | None = None
+
+
+@dataclass
+class Statistics:
+    """What happened since the last reset."""
+
+    ticks: Counter[Mode] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    inference: Recorder = field(default_factory=Recorder)
+    planning: Recorder = field(default_factory=Recorder)
+
+
+class Controller:
+    """Turns observations into commands.
+
+    Args:
+        bundle: a verified bundle.
+        settings: see :class:`ControllerSettings`.
+        seed: of the planner.
+        clock: steady seconds.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: ControllerSettings,
+        seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.bundle = bundle
+        self.builder = ObservationBuilder(bundle.task)
+        self._seed = seed
+        self._clock = clock
+        action = bundle.manifest.action
+        self._low = np.array([a.low for a in action])
+        self._high = np.array([a.high for a in action])
+        self.safe_values: Vector = np.array([a.safe for a in action])
+        self.reset(settings)
+
+    @property
+    def settings(self) -> ControllerSettings:
+        return self._settings
+
+    def reset(self, settings: ControllerSettings | None = None) -> None:
+        """Forget the past: statistics, the previous command, the planner's random stream."""
+        if settings is not None:
+            self._settings = settings
+        self.statistics = Statistics()
+        self._previous = self.safe_values.copy()
+        self._planner = CemPlanner(self.bundle, self._settings.planner, self._seed, self._clock)
+
+    def configure(self, settings: ControllerSettings) -> None:
+        """Change the settings between two ticks."""
+        if settings.planner != self._settings.planner:
+            self._planner = CemPlanner(self.bundle, settings.planner, self._seed, self._clock)
+        self._settings = settings
+
+    def warm_up(self, ticks: int = 5) -> None:
+        """Run every path once or more, since first calls are slow, then reset."""
+        observation = np.zeros(len(self.builder.entries))
+        for use_mpc in (False, True):
+            for _ in range(ticks):
+                self._act(observation.astype(np.float32), use_mpc, np.inf)
+        self.reset()
+
+    def tick(self, observation: Vector | None, age_s: float) -> Command:
+        """Decide the command for one control period.
+
+        Args:
+            observation: (O,) float64 in the bundle's units, or None when a source has never been heard.
+            age_s: age of its oldest source.
+
+        Never raises on bad input: the safe command comes with the reason instead.
+        """
+        settings = self._settings
+        try:
+            self._check_input(observation, age_s, settings)
+            assert observation is not None
+            command = self._act(
+                observation.astype(np.float32), settings.use_mpc, settings.mpc_budget_s
+            )
+            command = self._limit(command, settings)
+        except ObservationError as reason:
+            command = self._safe(str(reason), "observation")
+        except Exception as reason:  # whatever fails inside, the robot must get a command
+            logger.exception("the controller failed; commanding the safe values")
+            command = self._safe(f"internal error: {reason}", "error")
+        self._previous = command.values
+        self.statistics.ticks[command.mode] += 1
+        return command
+
+    def _check_input(
+        self, observation: Vector | None, age_s: float, settings: ControllerSettings
+    ) -> None:
+        if observation is None:
+            raise ObservationError("no observation yet")
+        if not age_s <= settings.max_observation_age_s:
+            raise ObservationError(
+                f"observation is {age_s * 1e3:.0f} ms old; limit {settings.max_observation_age_s * 1e3:.0f} ms"
+            )
+        self.builder.require_finite(observation)
+
+    def _act(self, observation: np.ndarray, use_mpc: bool, budget_s: float) -> Command:
+        start = self._clock()
+        action, _ = self.bundle.policy(observation=observation[None])
+        command = Command(action[0].astype(np.float64), Mode.POLICY)
+        self.statistics.inference.add(self._clock() - start)
+        if not use_mpc:
+            return command
+        start = self._clock()
+        plan = self._planner.plan(observation, budget_s)
+        self.statistics.planning.add(self._clock() - start)
+        if plan.iterations == 0:
+            self.statistics.fallbacks["budget"] += 1
+            return Command(command.values, Mode.POLICY, f"no plan fits {budget_s * 1e3:.1f} ms")
+        if not np.isfinite(plan.actions).all():
+            self.statistics.fallbacks["plan"] += 1
+            return Command(command.values, Mode.POLICY, "the plan is not finite")
+        return Command(plan.actions[0].astype(np.float64), Mode.MPC, plan=plan)
+
+    def _limit(self, command: Command, settings: ControllerSettings) -> Command:
+        """Clip to the limits, and limit the change against the previous command (not the measured state)."""
+        if not np.isfinite(command.values).all():
+            return self._safe(f"the policy's action is not finite: {command.values}", "action")
+        step = settings.action_rate_limit * self.bundle.manifest.control_period_s
+        values = np.clip(command.values, self._previous - step, self._previous + step)
+        values = np.clip(values, self._low, self._high)
+        return Command(values, command.mode, command.reason, command.plan)
+
+    def _safe(self, reason: str, cause: str) -> Command:
+        self.statistics.fallbacks[cause] += 1
+        return Command(self.safe_values.copy(), Mode.SAFE, reason)

@@ -1,0 +1,25 @@
+"""Errors a user can act on. Each message names the file or source, the field, the value and what was expected."""
+
+
+class MaacError(Exception):
+    """Base of every error this project raises on bad input."""
+
+
+class ConfigError(MaacError):
+    """A learning configuration, launch argument or command-line value is not usable."""
+
+
+class TaskError(MaacError):
+    """A task description is malformed, or does not fit the simulated robot."""
+
+
+class BundleError(MaacError):
+    """A bundle is missing, damaged, of another schema, or does not fit the task it is used for."""
+
+
+class ObservationError(MaacError):
+    """An observation cannot be built, or holds values that must not reach the policy."""
+
+
+class CheckpointError(MaacError):
+    """A training checkpoint is missing, damaged or belongs to another configuration."""

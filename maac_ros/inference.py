@@ -1,0 +1,137 @@
+"""ONNX Runtime sessions with the settings a control loop needs, and the three functions of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from maac_ros.errors import BundleError
+
+Array = NDArray[np.float32]
+
+CPU_PROVIDERS: tuple[str, ...] = ("CPUExecutionProvider",)
+
+
+def available_providers() -> tuple[str, ...]:
+    """Execution providers of the installed ONNX Runtime."""
+    return tuple(ort.get_available_providers())
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names and per-sample shapes of a graph's inputs and outputs; ``None`` is the batch axis."""
+
+    inputs: Mapping[str, tuple[int | None, ...]]
+    outputs: Mapping[str, tuple[int | None, ...]]
+
+
+class OnnxFunction:
+    """One graph, run single-threaded without spinning workers: default pools starve a control loop.
+
+    Args:
+        graph: the serialised model.
+        origin: its file name, for messages.
+        signature: what the graph must take and give.
+        providers: ONNX Runtime execution providers, best first.
+
+    Raises:
+        BundleError: when the graph cannot be loaded or its signature differs.
+    """
+
+    def __init__(
+        self,
+        graph: bytes,
+        origin: str,
+        signature: Signature,
+        providers: Sequence[str] = CPU_PROVIDERS,
+        threads: int = 1,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=list(providers))
+        except Exception as reason:  # ONNX Runtime raises a different type for each fault
+            raise BundleError(f"{origin}: not a graph ONNX Runtime can load: {reason}") from reason
+        self.origin = origin
+        self.signature = signature
+        self._outputs = list(signature.outputs)
+        _check_signature("input", self._session.get_inputs(), signature.inputs, origin)
+        _check_signature("output", self._session.get_outputs(), signature.outputs, origin)
+
+    def __call__(self, **inputs: Array) -> list[Array]:
+        """Run the graph on float32 arrays; outputs come in the order of the signature."""
+        outputs: list[Array] = self._session.run(self._outputs, inputs)
+        return outputs
+
+
+def _check_signature(
+    kind: str,
+    found: Sequence[ort.NodeArg],
+    expected: Mapping[str, tuple[int | None, ...]],
+    origin: str,
+) -> None:
+    shapes = {arg.name: arg for arg in found}
+    if set(shapes) != set(expected):
+        raise BundleError(f"{origin}: {kind}s: got {sorted(shapes)}; expected {sorted(expected)}")
+    for name, shape in expected.items():
+        arg = shapes[name]
+        if arg.type != "tensor(float)":
+            raise BundleError(f"{origin}: {kind} '{name}': got {arg.type}; expected tensor(float)")
+        # A named (string) axis is dynamic in ONNX Runtime's report.
+        got = tuple(size if isinstance(size, int) else None for size in arg.shape)
+        if got != shape:
+            readable = ["batch" if size is None else size for size in shape]
+            raise BundleError(
+                f"{origin}: {kind} '{name}': got shape {list(arg.shape)}; expected {readable}"
+            )
+
+
+def policy_signature(observations: int, actions: int) -> Signature:
+    """``observation`` (B, O) to ``action`` (B, A), the deterministic action in command units, and
+    ``action_std`` (B, A), the standard deviation of the stochastic policy around it (first order)."""
+    return Signature(
+        {"observation": (None, observations)},
+        {"action": (None, actions), "action_std": (None, actions)},
+    )
+
+
+def model_signature(observations: int, actions: int, members: int) -> Signature:
+    """``observation`` (B, O), ``action`` (B, A) to every member's prediction: mean and standard
+    deviation of the next observation (E, B, O), expected reward (E, B), and ``termination`` (E, B), 1 where the
+    mean ends the episode."""
+    return Signature(
+        {"observation": (None, observations), "action": (None, actions)},
+        {
+            "next_observation_mean": (members, None, observations),
+            "next_observation_std": (members, None, observations),
+            "reward": (members, None),
+            "termination": (members, None),
+        },
+    )
+
+
+def value_signature(observations: int, actions: int, critics: int) -> Signature:
+    """``observation`` (B, O), ``action`` (B, A) to ``value`` (C, B), every critic's discounted return."""
+    return Signature(
+        {"observation": (None, observations), "action": (None, actions)},
+        {"value": (critics, None)},
+    )
+
+
+def bundle_signatures(
+    observations: int, actions: int, members: int, critics: int
+) -> dict[str, Signature]:
+    """The signature of each graph of a bundle, by its name."""
+    return {
+        "policy": policy_signature(observations, actions),
+        "model": model_signature(observations, actions, members),
+        "value": value_signature(observations, actions, critics),
+    }

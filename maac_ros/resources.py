@@ -1,0 +1,60 @@
+"""Find the data that ships with the package (``config/``, ``launch/``), in a source tree or installed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from maac_ros.errors import ConfigError
+
+_SOURCE_ROOT = Path(__file__).resolve().parent.parent
+
+
+def share_directory() -> Path:
+    """Return the folder that holds ``config/`` and ``launch/``.
+
+    The source tree wins where the package runs from one (editable install, ``--symlink-install``);
+    otherwise it is ``share/maac_ros`` below the install prefix.
+
+    Raises:
+        ConfigError: when neither place has the package's data.
+    """
+    # Installed below <prefix>/lib/pythonX.Y/site-packages: colcon's prefix is not sys.prefix.
+    prefixes = [_SOURCE_ROOT.parents[i] for i in range(min(4, len(_SOURCE_ROOT.parents)))]
+    candidates = [
+        _SOURCE_ROOT,
+        *(prefix / "share" / "maac_ros" for prefix in [*prefixes, Path(sys.prefix)]),
+    ]
+    for candidate in candidates:
+        if (candidate / "config" / "tasks").is_dir():
+            return candidate
+    raise ConfigError(
+        "the data files of maac_ros were not found; looked for config/tasks in: "
+        + ", ".join(str(c) for c in candidates)
+    )
+
+
+def named_file(folder: str, name: str, kind: str) -> Path:
+    """Resolve ``name`` to a YAML file: a path as it stands, or the stem of a shipped file.
+
+    Args:
+        folder: folder below ``config/``, for example ``tasks``.
+        name: a path to a YAML file, or a shipped name such as ``hopper``.
+        kind: what it is, for the error message.
+
+    Raises:
+        ConfigError: when there is no such file; the message lists the shipped names.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise ConfigError(f"{kind} file '{name}' does not exist")
+    directory = share_directory() / "config" / folder
+    shipped = directory / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(p.stem for p in directory.glob("*.yaml"))) or "none"
+    raise ConfigError(
+        f"unknown {kind} '{name}': expected a path to a YAML file, or one of: {known}"
+    )

@@ -1,0 +1,267 @@
+"""The simulated robot of a task: a Gymnasium MuJoCo environment, read and driven by joint name."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from maac_ros.errors import TaskError
+from maac_ros.observation import ObservationBuilder, RobotState, Vector
+from maac_ros.task import Task
+
+logger = logging.getLogger(__name__)
+
+# MuJoCo would append its warnings to a file in the working directory.
+mujoco.set_mju_user_warning(logger.debug)
+
+_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+
+_JOINT_TYPES = {
+    "revolute": mujoco.mjtJoint.mjJNT_HINGE,
+    "prismatic": mujoco.mjtJoint.mjJNT_SLIDE,
+}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Outcome of one control step. ``reward`` is on the simulator's own scale."""
+
+    state: RobotState
+    reward: float
+    terminated: bool
+    truncated: bool
+
+    @property
+    def done(self) -> bool:
+        return self.terminated or self.truncated
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of a simulation.
+
+    Attributes:
+        physics: MuJoCo's integration state, warm start included.
+        elapsed_steps: control steps since the episode began.
+        random_state: of the stream that draws initial states.
+    """
+
+    physics: Vector
+    elapsed_steps: int
+    random_state: dict[str, Any]
+
+
+class Simulation:
+    """One simulated robot.
+
+    Raises:
+        TaskError: when the task names joints, a base, gears or a period that the MJCF does not have.
+    """
+
+    def __init__(self, task: Task, render_mode: str | None = None) -> None:
+        self.task = task
+        self._env = _make(task, render_mode)
+        self._limit = _time_limit(self._env)
+        self._mujoco: Any = (
+            self._env.unwrapped
+        )  # Gymnasium's base class does not declare its model and data
+        self.model: mujoco.MjModel = self._mujoco.model
+        self.data: mujoco.MjData = self._mujoco.data
+        self._check_period()
+        addresses = [self._joint_address(name) for name in task.robot.joints]
+        self._qpos = np.array([a[0] for a in addresses])
+        self._qvel = np.array([a[1] for a in addresses])
+        self._base = self._base_address()
+        self._actuators = np.array([self._actuator(entry) for entry in task.action_entries()])
+        self._control = np.zeros(self.model.nu)
+
+    def reset(self, seed: int | None = None) -> RobotState:
+        """Start an episode. A seed restarts the random stream; without one it goes on."""
+        self._env.reset(seed=seed)
+        return self.state()
+
+    def step(self, command: Vector) -> StepResult:
+        """Hold ``command`` (A,), in the order of ``task.action_entries()``, for one control period."""
+        # float64 throughout: the control cost is rounded in the dtype of the action.
+        self._control[self._actuators] = command
+        _, reward, terminated, truncated, _ = self._env.step(self._control.copy())
+        return StepResult(self.state(), float(reward), bool(terminated), bool(truncated))
+
+    def state(self) -> RobotState:
+        """The robot's present state (copies)."""
+        state = RobotState(self.data.qpos[self._qpos], self.data.qvel[self._qvel])
+        if self._base is not None:
+            position, velocity = self._base
+            state.base_position = self.data.qpos[position : position + 3].copy()
+            state.base_orientation = self.data.qpos[position + 3 : position + 7].copy()
+            state.base_linear_velocity = self.data.qvel[velocity : velocity + 3].copy()
+            state.base_angular_velocity = self.data.qvel[velocity + 3 : velocity + 6].copy()
+        return state
+
+    def snapshot(self) -> Snapshot:
+        """Everything that decides how this simulation goes on."""
+        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
+        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
+        return Snapshot(
+            physics,
+            self._limit._elapsed_steps or 0,
+            self._mujoco.np_random.bit_generator.state,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on exactly where ``snapshot`` was taken."""
+        self._env.reset(seed=0)  # the wrappers refuse to step before a first reset
+        mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
+        mujoco.mj_forward(self.model, self.data)
+        # mj_forward has overwritten the solver's warm start.
+        mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
+        self._limit._elapsed_steps = snapshot.elapsed_steps
+        self._mujoco.np_random.bit_generator.state = snapshot.random_state
+
+    def render(self) -> Any:
+        """One frame, as Gymnasium's ``render`` gives it."""
+        return self._env.render()
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _check_period(self) -> None:
+        period = float(self._mujoco.dt)
+        if not math.isclose(period, self.task.control.period_s, rel_tol=1e-9):
+            raise TaskError(
+                f"task '{self.task.name}': control.period_s: got {self.task.control.period_s}; "
+                f"expected {period:g}, the step of {self.task.simulation.gymnasium_id}"
+            )
+
+    def _joint_address(self, name: str) -> tuple[int, int]:
+        joint = self._joint_id(name, "robot.joints")
+        declared = self.task.robot.joints[name].type
+        if self.model.jnt_type[joint] != _JOINT_TYPES[declared]:
+            raise TaskError(
+                f"task '{self.task.name}': robot.joints.{name}.type: got '{declared}', but the joint is a "
+                f"{mujoco.mjtJoint(self.model.jnt_type[joint]).name} in {self.task.simulation.gymnasium_id}"
+            )
+        return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
+
+    def _base_address(self) -> tuple[int, int] | None:
+        base = self.task.robot.base
+        if base is None:
+            return None
+        joint = self._joint_id(base.joint, "robot.base.joint")
+        if self.model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
+            raise TaskError(
+                f"task '{self.task.name}': robot.base.joint: '{base.joint}' is not a free joint in "
+                f"{self.task.simulation.gymnasium_id}"
+            )
+        return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
+
+    def _joint_id(self, name: str, field: str) -> int:
+        joint = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, name)
+        if joint < 0:
+            known = ", ".join(self.model.joint(i).name for i in range(self.model.njnt))
+            raise TaskError(
+                f"task '{self.task.name}': {field}: no joint '{name}' in "
+                f"{self.task.simulation.gymnasium_id}; expected one of: {known}"
+            )
+        return int(joint)
+
+    def _actuator(self, entry: Any) -> int:
+        joint = self._joint_id(entry.joint, "action")
+        driving = np.flatnonzero(
+            (self.model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT)
+            & (self.model.actuator_trnid[:, 0] == joint)
+        )
+        if driving.size != 1:
+            raise TaskError(
+                f"task '{self.task.name}': action: joint '{entry.joint}' is driven by {driving.size} actuators "
+                f"in {self.task.simulation.gymnasium_id}; expected exactly one"
+            )
+        actuator = int(driving[0])
+        gear = float(self.model.actuator_gear[actuator, 0])
+        if gear != entry.gear:
+            raise TaskError(
+                f"task '{self.task.name}': action: gear of '{entry.joint}': got {entry.gear:g}; expected {gear:g}"
+            )
+        low, high = (float(x) for x in self.model.actuator_ctrlrange[actuator])
+        if (entry.low, entry.high) != (low, high):
+            raise TaskError(
+                f"task '{self.task.name}': action: limits of '{entry.joint}': got [{entry.low:g}, {entry.high:g}]; "
+                f"expected [{low:g}, {high:g}]"
+            )
+        return actuator
+
+
+def _make(task: Task, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    simulation = task.simulation
+    try:
+        env = gymnasium.make(
+            simulation.gymnasium_id,
+            max_episode_steps=simulation.episode_steps,
+            disable_env_checker=True,
+            render_mode=render_mode,
+            **simulation.kwargs,
+        )
+    except (gymnasium.error.Error, TypeError) as reason:
+        raise TaskError(
+            f"task '{task.name}': simulation: gymnasium.make('{simulation.gymnasium_id}', "
+            f"{simulation.kwargs}) failed: {reason}"
+        ) from reason
+    if not hasattr(env.unwrapped, "model") or not hasattr(env.unwrapped, "frame_skip"):
+        raise TaskError(
+            f"task '{task.name}': simulation.gymnasium_id: '{simulation.gymnasium_id}' is not a MuJoCo environment"
+        )
+    return env
+
+
+def _time_limit(env: gymnasium.Env[Any, Any]) -> Any:
+    while not isinstance(env, gymnasium.wrappers.TimeLimit):
+        assert isinstance(env, gymnasium.Wrapper), (
+            "gymnasium.make adds a TimeLimit for max_episode_steps"
+        )
+        env = env.env
+    return env
+
+
+class TaskEnv(gymnasium.Env[Vector, Vector]):
+    """A task as a Gymnasium environment: the observation vector of the task, actions in command units."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's own form
+
+    def __init__(self, task: Task, render_mode: str | None = None) -> None:
+        self.simulation = Simulation(task, render_mode)
+        self.render_mode = render_mode
+        self.builder = ObservationBuilder(task)
+        entries, actions = self.builder.entries, task.action_entries()
+        self.observation_space = gymnasium.spaces.Box(
+            np.array([e.low for e in entries]),
+            np.array([e.high for e in entries]),
+            dtype=np.float64,
+        )
+        self.action_space = gymnasium.spaces.Box(
+            np.array([a.low for a in actions]),
+            np.array([a.high for a in actions]),
+            dtype=np.float64,
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Vector, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.builder.build(self.simulation.reset(seed)), {}
+
+    def step(self, action: Vector) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
+        result = self.simulation.step(action)
+        observation = self.builder.build(result.state)
+        return observation, result.reward, result.terminated, result.truncated, {}
+
+    def render(self) -> Any:
+        return self.simulation.render()
+
+    def close(self) -> None:
+        self.simulation.close()

@@ -1,0 +1,331 @@
+"""A robot task as data: simulation, rate, observation and action terms, reward, termination.
+
+The same description builds the training environment's observation vector and the ROS node's, by joint name,
+so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from maac_ros import schema
+from maac_ros.errors import TaskError
+from maac_ros.resources import named_file
+
+Source = Literal["joint_states", "odom"]
+"""Where an observation entry comes from on a robot (the ROS topic of that name)."""
+
+Interval = Annotated[tuple[float, float], Field(description="[low, high]")]
+
+
+def _check_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    if interval is not None and not interval[0] < interval[1]:
+        raise ValueError(f"expected [low, high] with low < high, got {list(interval)}")
+    return interval
+
+
+class Joint(schema.Description):
+    """One joint of the robot, by its URDF/ROS type."""
+
+    type: Literal["revolute", "prismatic"]
+
+    @property
+    def position_unit(self) -> str:
+        return "rad" if self.type == "revolute" else "m"
+
+    @property
+    def effort_unit(self) -> str:
+        return "N·m" if self.type == "revolute" else "N"
+
+
+class FloatingBase(schema.Description):
+    """The body that carries a free joint; on a robot its state comes from ``nav_msgs/Odometry``."""
+
+    joint: str
+    """Name of the free joint in the MJCF."""
+    frame: str = "base_link"
+    """``child_frame_id`` of the odometry."""
+
+
+class Robot(schema.Description):
+    """The joints a task reads or drives."""
+
+    joints: dict[str, Joint] = Field(min_length=1)
+    base: FloatingBase | None = None
+
+
+class Simulation(schema.Description):
+    """The simulated world."""
+
+    gymnasium_id: str
+    """Id of a Gymnasium MuJoCo environment."""
+    kwargs: dict[str, bool | int | float | str] = Field(default={})
+    """Further arguments for ``gymnasium.make``."""
+    episode_steps: int = Field(gt=0)
+    """Control steps after which an episode is truncated."""
+
+
+class Control(schema.Description):
+    """When the policy acts."""
+
+    period_s: float = Field(gt=0, le=10)
+    """Control period in seconds; must equal the simulation's step."""
+
+
+class _JointTerm(schema.Description):
+    joints: tuple[str, ...] = Field(min_length=1)
+    clip: Interval | None = None
+    """Bounds applied to the value before the policy sees it."""
+
+    _ordered = field_validator("clip")(_check_interval)
+
+
+class JointPosition(_JointTerm):
+    """Joint positions, m or rad."""
+
+    term: Literal["joint_position"]
+
+
+class JointVelocity(_JointTerm):
+    """Joint velocities, m/s or rad/s."""
+
+    term: Literal["joint_velocity"]
+
+
+class BasePosition(schema.Description):
+    """Position of the floating base in the world frame, m."""
+
+    term: Literal["base_position"]
+    axes: tuple[Literal["x", "y", "z"], ...] = Field(min_length=1)
+
+
+class BaseOrientation(schema.Description):
+    """Orientation of the floating base as a unit quaternion w, x, y, z (body to world)."""
+
+    term: Literal["base_orientation"]
+
+
+class BaseLinearVelocity(schema.Description):
+    """Linear velocity of the floating base, m/s, in the world frame (MuJoCo's free-joint convention)."""
+
+    term: Literal["base_linear_velocity"]
+    frame: Literal["world"]
+
+
+class BaseAngularVelocity(schema.Description):
+    """Angular velocity of the floating base, rad/s, in the body frame (MuJoCo's free-joint convention)."""
+
+    term: Literal["base_angular_velocity"]
+    frame: Literal["body"]
+
+
+ObservationTerm = Annotated[
+    JointPosition
+    | JointVelocity
+    | BasePosition
+    | BaseOrientation
+    | BaseLinearVelocity
+    | BaseAngularVelocity,
+    Field(discriminator="term"),
+]
+
+
+class Effort(schema.Description):
+    """Normalised effort: the force or torque on the joint is ``gear`` times the command."""
+
+    term: Literal["effort"]
+    joints: tuple[str, ...] = Field(min_length=1)
+    gear: tuple[float, ...]
+    """N or N·m for a command of 1, one number a joint; must equal the MJCF actuator's gear."""
+    limits: Interval
+    """Lowest and highest command."""
+    safe: float = 0.0
+    """Command published when the policy must not act."""
+
+    _ordered = field_validator("limits")(_check_interval)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Effort:
+        if len(self.gear) != len(self.joints):
+            raise ValueError(f"{len(self.gear)} gears for {len(self.joints)} joints")
+        if not self.limits[0] <= self.safe <= self.limits[1]:
+            raise ValueError(f"safe command {self.safe} is outside limits {list(self.limits)}")
+        return self
+
+
+class Reward(schema.Description):
+    """Where reward comes from: the simulator's own, which the model ensemble learns to predict."""
+
+    source: Literal["environment"]
+
+
+class TerminationTerm(schema.Description):
+    """The episode ends when an observation entry leaves ``[min, max]``."""
+
+    entry: str
+    """Name of an observation entry, for example ``hinge/position``."""
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> TerminationTerm:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        return self
+
+
+class PlannerSettings(schema.Description):
+    """Cross-entropy-method MPC over the learned model (paper, section 5.4)."""
+
+    candidates: int = Field(default=256, ge=8, le=65536)
+    """Action sequences a CEM iteration draws."""
+    horizon: int = Field(default=5, ge=1, le=100)
+    """Model steps before the terminal Q-function."""
+    iterations: int = Field(default=3, ge=1, le=100)
+    """CEM iterations a tick."""
+    elite_fraction: float = Field(default=0.1, gt=0, le=1)
+    """Share of the candidates that refits the sampling distribution."""
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Weight of the previous distribution in the refit one."""
+
+
+@dataclass(frozen=True)
+class ObservationEntry:
+    """One number of the observation vector."""
+
+    name: str
+    unit: str
+    source: Source
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class ActionEntry:
+    """One number of the action vector."""
+
+    name: str
+    joint: str
+    unit: str
+    low: float
+    high: float
+    safe: float
+    gear: float
+
+
+class Task(schema.Description):
+    """A robot task. See ``config/tasks/`` for worked examples."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    description: str
+    robot: Robot
+    simulation: Simulation
+    control: Control
+    observation: tuple[ObservationTerm, ...] = Field(min_length=1)
+    action: tuple[Effort, ...] = Field(min_length=1)
+    reward: Reward
+    termination: tuple[TerminationTerm, ...] = ()
+    planner: PlannerSettings = PlannerSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        known = ", ".join(self.robot.joints)
+        for section, terms in (("observation", self.observation), ("action", self.action)):
+            for position, term in enumerate(terms):
+                for joint in getattr(term, "joints", ()):
+                    if joint not in self.robot.joints:
+                        raise ValueError(
+                            f"{section}.{position}.joints: unknown joint '{joint}'; expected one of: {known}"
+                        )
+                if term.term.startswith("base_") and self.robot.base is None:
+                    raise ValueError(
+                        f"{section}.{position}.term: '{term.term}' needs a floating base; robot.base is missing"
+                    )
+        entries = [entry.name for entry in self.observation_entries()]
+        for names, section in ((entries, "observation"), (self._action_names(), "action")):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"{section}: listed more than once: {', '.join(twice)}")
+        for position, rule in enumerate(self.termination):
+            if rule.entry not in entries:
+                raise ValueError(
+                    f"termination.{position}.entry: unknown observation entry '{rule.entry}'; "
+                    f"expected one of: {', '.join(entries)}"
+                )
+        return self
+
+    def _action_names(self) -> list[str]:
+        return [entry.name for entry in self.action_entries()]
+
+    def observation_entries(self) -> tuple[ObservationEntry, ...]:
+        """Names, units, sources and clip bounds of the observation vector, in its order."""
+        entries: list[ObservationEntry] = []
+        for term in self.observation:
+            entries.extend(_observation_entries(term, self.robot))
+        return tuple(entries)
+
+    def action_entries(self) -> tuple[ActionEntry, ...]:
+        """Names, units and limits of the action vector, in its order."""
+        return tuple(
+            ActionEntry(
+                name=f"{joint}/effort",
+                joint=joint,
+                unit=f"{gear:g} {self.robot.joints[joint].effort_unit}",
+                low=term.limits[0],
+                high=term.limits[1],
+                safe=term.safe,
+                gear=gear,
+            )
+            for term in self.action
+            for joint, gear in zip(term.joints, term.gear, strict=True)
+        )
+
+    def sources(self) -> frozenset[Source]:
+        """The message sources that the observation needs."""
+        return frozenset(entry.source for entry in self.observation_entries())
+
+
+def _observation_entries(term: Any, robot: Robot) -> list[ObservationEntry]:
+    if isinstance(term, JointPosition | JointVelocity):
+        low, high = term.clip or (-math.inf, math.inf)
+        quantity, per_second = (
+            ("position", "") if isinstance(term, JointPosition) else ("velocity", "/s")
+        )
+        return [
+            ObservationEntry(
+                f"{joint}/{quantity}",
+                robot.joints[joint].position_unit + per_second,
+                "joint_states",
+                low,
+                high,
+            )
+            for joint in term.joints
+            if joint in robot.joints
+        ]
+    if isinstance(term, BasePosition):
+        return [ObservationEntry(f"base/position_{axis}", "m", "odom") for axis in term.axes]
+    if isinstance(term, BaseOrientation):
+        return [ObservationEntry(f"base/orientation_{part}", "1", "odom") for part in "wxyz"]
+    quantity, unit = (
+        ("linear_velocity", "m/s")
+        if isinstance(term, BaseLinearVelocity)
+        else ("angular_velocity", "rad/s")
+    )
+    return [ObservationEntry(f"base/{quantity}_{axis}", unit, "odom") for axis in "xyz"]
+
+
+def load_task(name: str | Path) -> Task:
+    """Load a task by shipped name (``hopper``) or by path to a YAML file.
+
+    Raises:
+        ConfigError: when there is no such task.
+        TaskError: when the file is malformed; one line a problem, naming file, key and value.
+    """
+    return schema.load(named_file("tasks", str(name), "task"), Task, TaskError)

@@ -1,0 +1,57 @@
+"""Latency statistics and absolute-deadline pacing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Order statistics of recorded durations, in milliseconds. NaN where nothing was recorded."""
+
+    count: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+class Recorder:
+    """Keeps the last ``capacity`` durations in a ring, and counts all of them."""
+
+    def __init__(self, capacity: int = 65536) -> None:
+        self._seconds = np.empty(capacity)
+        self.count = 0
+
+    def add(self, seconds: float) -> None:
+        self._seconds[self.count % self._seconds.size] = seconds
+        self.count += 1
+
+    def clear(self) -> None:
+        self.count = 0
+
+    def summary(self) -> Summary:
+        """Statistics over what is in the ring."""
+        if self.count == 0:
+            return Summary(0, float("nan"), float("nan"), float("nan"))
+        kept = self._seconds[: min(self.count, self._seconds.size)] * 1e3
+        p50, p99 = np.percentile(kept, (50, 99))
+        return Summary(self.count, float(p50), float(p99), float(kept.max()))
+
+
+class Deadlines:
+    """Deadlines ``start + k * period`` on a steady clock: late ticks do not shift the later ones."""
+
+    def __init__(self, period_s: float, start_s: float) -> None:
+        self._period_s = period_s
+        self._start_s = start_s
+        self._index = 0
+
+    def next(self, now_s: float) -> tuple[float, int]:
+        """The first deadline after the previous one that is not yet past, and how many were skipped for it."""
+        self._index += 1
+        due = int(np.ceil((now_s - self._start_s) / self._period_s))
+        skipped = max(0, due - self._index)
+        self._index += skipped
+        return self._start_s + self._index * self._period_s, skipped
