@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import mujoco
@@ -68,9 +68,9 @@ class Simulation:
         self.task = task
         self._env = _make(task, render_mode)
         self._limit = _time_limit(self._env)
-        self._mujoco: Any = (
-            self._env.unwrapped
-        )  # Gymnasium's base class does not declare its model and data
+        self._mujoco = cast(
+            Any, self._env.unwrapped
+        )  # gymnasium.Env declares neither model nor data
         self.model: mujoco.MjModel = self._mujoco.model
         self.data: mujoco.MjData = self._mujoco.data
         self._check_period()

@@ -1,0 +1,207 @@
+"""``maac train``, ``maac evaluate`` and ``maac export``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from maac_learning.config import TrainConfig, load_train_config
+from maac_learning.trainer import Progress, Trainer, load_run
+from maac_ros import schema
+from maac_ros.bundle import load_bundle
+from maac_ros.errors import ConfigError
+from maac_ros.evaluation import Episode
+from maac_ros.evaluation import evaluate as evaluate_bundle
+from maac_ros.inference import CPU_PROVIDERS
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Learn a task. Settings come from the preset, then from --config, then from the options below."""
+
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: Path | None = None
+    """YAML file with settings of your own; the same names as the options, nested."""
+    run_dir: Path | None = None
+    """Folder for the run; by default runs/<task>/<preset>-seed<seed>-<time>."""
+    resume: Path | None = None
+    """Go on with the run in this folder, with its own settings; excludes every other option."""
+    export: bool = True
+    """Export a bundle into the run's folder at the end."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """``maac train``. Returns 130 when it was stopped by a signal, with a checkpoint written."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("task", "preset", "config"):
+        first.add_argument(f"--{name}")
+    early, _ = first.parse_known_args(arguments)
+    if "--resume" not in arguments:
+        chosen = _parse_train(arguments, early.task, early.preset, early.config)
+        settings = chosen.settings
+        run_dir = chosen.run_dir or default_run_dir(settings)
+        trainer = Trainer(settings, run_dir)
+        export_at_end = chosen.export
+    else:
+        only = argparse.ArgumentParser(prog="maac train", allow_abbrev=False)
+        only.add_argument("--resume", type=Path, required=True, metavar="RUN")
+        run_dir = only.parse_args(arguments).resume
+        trainer, export_at_end = load_run(run_dir), True
+    print(f"run folder: {run_dir}")
+    stopped = train_with_bar(trainer)
+    if stopped:
+        print(f"stopped at step {trainer.env_steps}; go on with: maac train --resume {run_dir}")
+        return 130
+    if export_at_end:
+        print(f"bundle: {trainer.export_bundle().path}")
+    return 0
+
+
+def _parse_train(
+    arguments: Sequence[str], task: str | None, preset: str | None, config: str | None
+) -> TrainArguments:
+    """Two passes: task, preset and --config decide the defaults that the other options change."""
+    overrides: dict[str, Any] = {}
+    if config is not None:
+        loaded = schema.read_yaml(Path(config), ConfigError)
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{config}: expected a mapping of settings, got {loaded!r:.60}")
+        overrides = loaded
+    defaults = TrainConfig()
+    settings = load_train_config(
+        task or overrides.get("task", defaults.task),
+        preset or overrides.get("preset", defaults.preset),
+        overrides,
+    )
+    return tyro.cli(
+        TrainArguments,
+        prog="maac train",
+        args=list(arguments),
+        default=TrainArguments(settings=settings),
+    )
+
+
+def train_with_bar(trainer: Trainer) -> bool:
+    """Train with a progress bar; SIGINT and SIGTERM stop it cleanly. Returns whether it was stopped."""
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        if stopped:  # asked twice: do not wait for the checkpoint
+            raise KeyboardInterrupt
+        stopped = True
+        trainer.request_stop()
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with tqdm(
+            total=trainer.config.env_steps, initial=trainer.env_steps, unit="step", smoothing=0.05
+        ) as bar:
+
+            def show(progress: Progress) -> None:
+                result = progress.evaluation_return
+                bar.set_postfix_str(
+                    f"return {'–' if result is None else f'{result:.0f}'}, "
+                    f"model error {progress.model_loss:.2g}",
+                    refresh=False,
+                )
+                bar.update(progress.env_steps - bar.n)
+
+            trainer.train(show)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return stopped
+
+
+def default_run_dir(settings: TrainConfig) -> Path:
+    """A new folder below ``runs/``."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    task, preset = Path(settings.task).stem, Path(settings.preset).stem
+    return Path("runs") / task / f"{preset}-seed{settings.seed}-{stamp}"
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Run a bundle in its task's simulation."""
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """Folder of the bundle."""
+    episodes: int = 10
+    """Episodes a mode."""
+    seed: int = 0
+    """Seed of the first episode; the next one takes the next number."""
+    mpc: bool = False
+    """Evaluate policy and MPC, not the policy alone."""
+    providers: tuple[str, ...] = field(default=CPU_PROVIDERS)
+    """ONNX Runtime execution providers, best first."""
+    json: Path | None = None
+    """Also write the results to this file."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """``maac evaluate``."""
+    chosen = tyro.cli(EvaluateArguments, prog="maac evaluate", args=list(arguments))
+    if chosen.episodes < 1:
+        raise ConfigError(f"--episodes: got {chosen.episodes}; expected at least 1")
+    bundle = load_bundle(chosen.bundle, chosen.providers)
+    results = {}
+    print(
+        f"{'mode':<8}{'return':>10}{'± std':>9}{'steps':>8}{'inference p99':>15}{'planning p99':>14}"
+    )
+    for mode in ("policy", "mpc") if chosen.mpc else ("policy",):
+        episodes: list[Episode] = []
+        for episode, played_by in evaluate_bundle(
+            bundle, chosen.episodes, chosen.seed, mode == "mpc"
+        ):
+            episodes.append(episode)
+            statistics = played_by.statistics
+        returns = np.array([e.episode_return for e in episodes])
+        inference, planning = statistics.inference.summary(), statistics.planning.summary()
+        print(
+            f"{mode:<8}{returns.mean():>10.1f}{returns.std():>9.1f}"
+            f"{np.mean([e.steps for e in episodes]):>8.0f}{inference.p99_ms:>12.2f} ms"
+            + (f"{planning.p99_ms:>11.2f} ms" if planning.count else f"{'–':>14}")
+        )
+        results[mode] = {
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            "inference": asdict(inference),
+            "planning": asdict(planning) if planning.count else None,
+            "episodes": [asdict(e) for e in episodes],
+        }
+    if chosen.json is not None:
+        document = {
+            "bundle": bundle.manifest.provenance.model_dump(),
+            "task": bundle.task.name,
+            "results": results,
+        }
+        chosen.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Export a bundle from a run's newest checkpoint."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    output: Path | None = None
+    """Folder of the bundle; by default RUN/bundle."""
+
+
+def export(arguments: Sequence[str]) -> int:
+    """``maac export``."""
+    chosen = tyro.cli(ExportArguments, prog="maac export", args=list(arguments))
+    print(f"bundle: {load_run(chosen.run).export_bundle(chosen.output).path}")
+    return 0

@@ -1,0 +1,22 @@
+"""Fixtures shared by all tests."""
+
+import pytest
+
+from maac_ros.bundle import Bundle
+from maac_ros.task import load_task
+
+
+@pytest.fixture(scope="session")
+def untrained_bundle(tmp_path_factory):
+    """``untrained_bundle(task_name)``: a bundle of random networks, made once a session."""
+    from maac_learning.export import export_untrained_bundle
+
+    made: dict[str, Bundle] = {}
+
+    def make(name: str) -> Bundle:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("untrained") / name
+            made[name] = export_untrained_bundle(load_task(name), folder)
+        return made[name]
+
+    return make

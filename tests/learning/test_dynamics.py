@@ -1,0 +1,93 @@
+"""The model ensemble: sampling, termination and the fit."""
+
+import pytest
+import torch
+
+from maac_learning.config import ModelConfig
+from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_ros.task import load_task
+
+CONFIG = ModelConfig(members=3, hidden=(32, 32), batch_size=128, validate_every=25)
+
+
+def ensemble(config=CONFIG, task="inverted_pendulum", observations=4, actions=1):
+    torch.manual_seed(0)
+    return DynamicsEnsemble(load_task(task), observations, actions, config)
+
+
+def test_each_row_of_a_step_follows_the_member_it_was_dealt_to():
+    model = ensemble()
+    observation, action = torch.randn(6, 4), torch.randn(6, 1)
+    order = torch.tensor([4, 1, 0, 5, 2, 3])  # members get rows (4, 1), (0, 5), (2, 3)
+    mean, std, reward, _ = model.moments(observation, action)
+    noise = torch.randn(6, 4)
+    outcome = model.step(observation, action, order, noise)
+    for row, member in ((4, 0), (1, 0), (0, 1), (5, 1), (2, 2), (3, 2)):
+        expected = mean[member, row] + std[member, row] * noise[row]
+        torch.testing.assert_close(outcome.observation[row], expected)
+        torch.testing.assert_close(outcome.reward[row], reward[member, row])
+
+
+def test_termination_follows_the_tasks_bounds():
+    model = ensemble()
+    observation = torch.zeros(3, 4)
+    observation[1, 1], observation[2, 1] = 0.21, -0.21
+    assert model.termination(observation).tolist() == [0.0, 1.0, 1.0]
+    assert ensemble(task="half_cheetah", observations=17, actions=6).termination(
+        torch.full((2, 17), 1e6)
+    ).tolist() == [0.0, 0.0]
+
+
+def linear_data(rows: int, noise: float, generator: torch.Generator):
+    inputs = torch.randn(rows, 5, generator=generator)
+    weights = torch.randn(5, 5, generator=generator)
+    targets = inputs @ weights + noise * torch.randn(rows, 5, generator=generator)
+    return inputs, targets
+
+
+def test_fit_learns_mean_and_noise():
+    generator = torch.Generator().manual_seed(1)
+    inputs, targets = linear_data(2000, 0.3, generator)
+    model = ensemble()
+    report = fit(model, inputs, targets, CONFIG, 1500, generator)
+    variance = (0.3 / model.target.std) ** 2
+    assert report.validation_mse == pytest.approx(variance.mean().item(), rel=0.25)
+    _, std, _, reward_std = model.moments(inputs[:, :4], inputs[:, 4:])
+    assert std.mean().item() == pytest.approx(0.3, rel=0.25)
+    assert reward_std.mean().item() == pytest.approx(0.3, rel=0.25)
+
+
+def test_fit_stops_early_and_never_ends_worse_than_its_best():
+    generator = torch.Generator().manual_seed(2)
+    inputs, targets = linear_data(60, 1.0, generator)  # few rows, much noise: it must overfit
+    patient = CONFIG.model_copy(update={"patience": 3})
+    model = ensemble(patient)
+    report = fit(model, inputs, targets, patient, 5000, generator)
+    assert report.steps < 5000
+    longer = ensemble(patient)
+    generator = torch.Generator().manual_seed(2)
+    linear_data(60, 1.0, generator)
+    stubborn = patient.model_copy(update={"patience": 40})
+    worst = fit(longer, inputs, targets, stubborn, 1000, generator)
+    assert worst.validation_mse <= report.validation_mse * 1.01
+
+
+def test_members_see_different_data():
+    generator = torch.Generator().manual_seed(3)
+    inputs, targets = linear_data(200, 0.5, generator)
+    model = ensemble()
+    fit(model, inputs, targets, CONFIG, 300, generator)
+    far = 5.0 * torch.randn(50, 5, generator=generator)
+    near = inputs[:50]
+    spread = [model.moments(x[:, :4], x[:, 4:])[0].std(dim=0).mean() for x in (near, far)]
+    assert spread[1] > spread[0] > 0
+
+
+def test_fit_repeats_exactly_with_its_seed():
+    results = []
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(4)
+        model = ensemble()
+        fit(model, *linear_data(300, 0.1, generator), CONFIG, 100, generator)
+        results.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(*results)

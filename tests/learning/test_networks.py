@@ -1,0 +1,62 @@
+"""Networks and the policy's density."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from maac_learning.networks import Critics, EnsembleMLP, Normalizer, Policy
+
+
+def test_members_of_an_ensemble_are_independent_networks():
+    torch.manual_seed(0)
+    network = EnsembleMLP(3, (4, 8, 2), "silu", layer_norm=True)
+    x = torch.randn(3, 5, 4)
+    together = network(x)
+    for member in range(3):
+        hidden = x[member] @ network.weights[0][member] + network.biases[0][member]
+        hidden = torch.nn.functional.silu(torch.nn.functional.layer_norm(hidden, (8,)))
+        alone = hidden @ network.weights[1][member] + network.biases[1][member]
+        torch.testing.assert_close(together[member], alone)
+
+
+def test_normalizer_inverts_and_keeps_constant_columns():
+    normalizer = Normalizer(3)
+    data = torch.randn(100, 3) * torch.tensor([2.0, 0.0, 5.0]) + 7.0
+    normalizer.fit(data)
+    torch.testing.assert_close(normalizer.denormalize(normalizer.normalize(data)), data)
+    assert normalizer.std[1] == 1.0
+
+
+def test_log_density_is_that_of_a_squashed_gaussian():
+    """Compared with a numerical derivative of the distribution function of tanh(N(mean, std))."""
+    torch.manual_seed(1)
+    policy = Policy(2, 1, (8,), "tanh", layer_norm=False).double()
+    observation = torch.randn(1, 2, dtype=torch.float64)
+    mean, log_std = policy.distribution(observation)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    for noise in (-1.5, 0.0, 0.7):
+        action, density = policy.sample(observation, torch.full((1, 1), noise, dtype=torch.float64))
+        step = 1e-6
+        mass = normal.cdf(torch.atanh(action + step)) - normal.cdf(torch.atanh(action - step))
+        assert density.item() == pytest.approx(math.log(mass.item() / (2 * step)), abs=1e-4)
+
+
+def test_extreme_actions_keep_a_finite_density_and_gradient():
+    policy = Policy(2, 1, (8,), "silu", layer_norm=True)
+    action, density = policy.sample(torch.zeros(1, 2), torch.full((1, 1), 50.0))
+    density.sum().backward()
+    assert torch.isfinite(density).all()
+    assert action.abs().max() <= 1.0
+    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_critics_start_at_the_centre_of_their_range():
+    critics = Critics(2, 3, 1, (16,), "silu", layer_norm=True)
+    critics.center.fill_(5.0)
+    critics.scale.fill_(10.0)
+    values = critics(torch.randn(4, 3), torch.randn(4, 1))
+    np.testing.assert_array_equal(values.detach().numpy(), np.full((2, 4), 5.0))

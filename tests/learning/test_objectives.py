@@ -1,0 +1,69 @@
+"""The MAAC objective against results worked out by hand."""
+
+import pytest
+import torch
+
+from maac_learning.dynamics import Prediction
+from maac_learning.objectives import expanded_return, unroll
+
+
+def play(gain: torch.Tensor, horizon: int, start: torch.Tensor, terminate_after: int = 100):
+    """Scalar linear world s' = 0.9 s + a, r = -s^2 - a^2, with a linear policy a = gain s."""
+
+    def act(s, t):
+        return gain * s, torch.full((len(s),), 0.5, dtype=s.dtype)
+
+    def step(s, a, t):
+        reward = -(s**2 + a**2).squeeze(-1)
+        ended = torch.full((len(s),), float(t + 1 >= terminate_after), dtype=s.dtype)
+        return Prediction(0.9 * s + a, reward, ended)
+
+    return unroll(start, horizon, act, step)
+
+
+def test_gradient_equals_the_analytic_one_for_linear_dynamics_and_policy():
+    """J(k) = -(1 + k^2) s0^2 sum (gamma^t c^2t) + gamma^H q c^2H s0^2 with c = 0.9 + k."""
+    k, s0, gamma, horizon, q = -0.4, 1.3, 0.97, 5, -2.0
+    gain = torch.tensor(k, dtype=torch.float64, requires_grad=True)
+    start = torch.tensor([[s0]], dtype=torch.float64)
+    rollout = play(gain, horizon, start)
+    terminal = q * rollout.observation[-1].squeeze(-1) ** 2
+    objective = expanded_return(rollout, terminal, gamma, torch.tensor(0.0), first_entropy=True)
+    (gradient,) = torch.autograd.grad(objective.sum(), gain)
+
+    c = 0.9 + k
+    expected = q * gamma**horizon * 2 * horizon * c ** (2 * horizon - 1) * s0**2
+    for t in range(horizon):
+        expected -= gamma**t * 2 * k * c ** (2 * t) * s0**2
+        if t:
+            expected -= gamma**t * (1 + k**2) * 2 * t * c ** (2 * t - 1) * s0**2
+    assert gradient.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_terminal_steps_own_reward_counts_and_nothing_after_it():
+    gain = torch.tensor(0.1, dtype=torch.float64)
+    start = torch.tensor([[1.0]], dtype=torch.float64)
+    rollout = play(gain, 4, start, terminate_after=2)
+    assert rollout.alive.squeeze(-1).tolist() == [1, 1, 0, 0, 0]
+    value = torch.tensor([1e6], dtype=torch.float64)
+    got = expanded_return(rollout, value, 0.9, torch.tensor(0.0), first_entropy=True)
+    expected = rollout.reward[0] + 0.9 * rollout.reward[1]
+    torch.testing.assert_close(got, expected)
+
+
+def test_entropy_counts_at_every_step_and_not_at_the_first_of_a_target():
+    gain = torch.tensor(0.0, dtype=torch.float64)
+    rollout = play(gain, 2, torch.zeros(1, 1, dtype=torch.float64))
+    value, temperature = torch.zeros(1, dtype=torch.float64), torch.tensor(2.0)
+    actor = expanded_return(rollout, value, 0.5, temperature, first_entropy=True)
+    target = expanded_return(rollout, value, 0.5, temperature, first_entropy=False)
+    assert actor.item() == pytest.approx(-2.0 * 0.5 * (1 + 0.5 + 0.25))
+    assert target.item() == pytest.approx(-2.0 * 0.5 * (0.5 + 0.25))
+
+
+def test_horizon_zero_is_the_model_free_objective():
+    gain = torch.tensor(0.3, dtype=torch.float64)
+    rollout = play(gain, 0, torch.ones(3, 1, dtype=torch.float64))
+    value = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    got = expanded_return(rollout, value, 0.9, torch.tensor(0.0), first_entropy=True)
+    torch.testing.assert_close(got, value)

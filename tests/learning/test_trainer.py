@@ -1,0 +1,205 @@
+"""Whole training runs: they learn, stop, resume, export and refuse wrong settings."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maac_learning import checkpoint
+from maac_learning.cli import main
+from maac_learning.config import TrainConfig, load_train_config
+from maac_learning.trainer import Trainer, load_run
+from maac_ros.bundle import load_bundle
+from maac_ros.errors import CheckpointError, ConfigError
+from maac_ros.evaluation import evaluate
+
+SHORT = {
+    "env_steps": 400,
+    "random_steps": 200,
+    "threads": 1,
+    "checkpoint_every": 300,
+    "model": {"first_fit_steps": 100, "fit_steps": 50, "fit_every": 100},
+    "agent": {"critic_warmup": 5},
+    "evaluation": {"every": 100, "episodes": 2},
+}
+
+
+def short(**overrides) -> TrainConfig:
+    return load_train_config("inverted_pendulum", overrides={**SHORT, **overrides})
+
+
+@pytest.mark.slow
+def test_learns_to_balance_and_the_bundle_balances_too(tmp_path):
+    config = load_train_config("inverted_pendulum", overrides={"env_steps": 3000, "threads": 1})
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.train()
+    assert trainer.solved, [row.eval_return for row in trainer.rows]
+    trainer.export_bundle()
+    bundle = load_bundle(tmp_path / "run" / "bundle")
+    assert bundle.manifest.provenance.evaluation_return == 1000.0
+    for use_mpc in (False, True):
+        returns = [e.episode_return for e, _ in evaluate(bundle, 2, seed=7, use_mpc=use_mpc)]
+        assert min(returns) >= 950.0, (use_mpc, returns)
+
+
+def test_run_folder_holds_settings_curve_picture_events_and_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    seen = []
+    trainer = Trainer(short(), run)
+    trainer.train(seen.append)
+    lines = (run / "curve.csv").read_text().splitlines()
+    assert lines[0].startswith("# maac_ros ")
+    body = [line for line in lines if not line.startswith("#")]
+    assert body[0].startswith("env_steps,eval_return,eval_return_std,seconds")
+    assert [int(line.split(",")[0]) for line in body[1:]] == [200, 300, 400]
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+    assert [p.name for p in checkpoint.available(run / "checkpoints")] == [
+        "step_000000300",
+        "step_000000400",
+    ]
+    assert seen[-1].env_steps == 400
+    assert seen[-1].seconds_left == 0.0
+
+
+def test_resumed_run_goes_on_exactly_as_the_uninterrupted_one(tmp_path):
+    whole = Trainer(short(), tmp_path / "whole")
+    whole.train()
+    parted = Trainer(short(), tmp_path / "parted")
+    original = parted._step
+
+    def stop_in_the_middle():
+        original()
+        if parted.env_steps == 330:
+            parted.request_stop()
+
+    parted._step = stop_in_the_middle
+    parted.train()
+    assert parted.env_steps == 330
+    resumed = load_run(tmp_path / "parted")
+    assert resumed.env_steps == 330
+    resumed.train()
+    columns = [c for c in vars(whole.rows[0]) if c != "seconds"]
+    for a, b in zip(whole.rows, resumed.rows, strict=True):
+        for column in columns:
+            np.testing.assert_equal(getattr(a, column), getattr(b, column), err_msg=column)
+    for name, value in whole._agent.state().items():
+        np.testing.assert_array_equal(value.numpy(), resumed._agent.state()[name].numpy(), name)
+
+
+def test_stop_from_another_thread_leaves_a_checkpoint(tmp_path):
+    trainer = Trainer(short(env_steps=100_000), tmp_path / "run")
+    started = threading.Event()
+    worker = threading.Thread(target=trainer.train, args=(lambda _: started.set(),))
+    worker.start()
+    assert started.wait(30)
+    trainer.request_stop()
+    worker.join(30)
+    assert not worker.is_alive()
+    assert load_run(tmp_path / "run").env_steps == trainer.env_steps
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_the_command_with_a_usable_checkpoint(tmp_path, number):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maac_learning.cli", "train", "--run-dir", str(run)]
+        + ["--env-steps", "100000", "--random-steps", "90000", "--threads", "1"]
+        + ["--checkpoint-every", "200"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=dict(os.environ),
+    )
+    deadline = threading.Event()
+    for _ in range(600):
+        if checkpoint.available(run / "checkpoints") or process.poll() is not None:
+            break
+        deadline.wait(0.1)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert f"maac train --resume {run}" in output
+    assert load_run(run).env_steps > 0
+
+
+def test_export_of_a_run_and_evaluation_by_command(tmp_path, capsys):
+    Trainer(short(), tmp_path / "run").train()
+    assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "b")]) == 0
+    results = tmp_path / "r.json"
+    assert main(["evaluate", str(tmp_path / "b"), "--episodes", "2", "--json", str(results)]) == 0
+    assert "policy" in capsys.readouterr().out
+    assert '"return_mean"' in results.read_text()
+
+
+def test_existing_run_is_not_overwritten(tmp_path):
+    Trainer(short(), tmp_path / "run")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        Trainer(short(), tmp_path / "run")
+
+
+def test_folders_that_cannot_be_resumed_are_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"is not a run folder: config\.yaml is missing"):
+        load_run(tmp_path)
+    Trainer(short(), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        load_run(tmp_path / "run")
+    trainer = Trainer(short(seed=1), tmp_path / "other")
+    saved = trainer.save_checkpoint()
+    tensors = saved / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"tensors\.safetensors: cannot be read"):
+        load_run(tmp_path / "other")
+
+
+def test_nothing_to_export_before_the_first_step(tmp_path):
+    with pytest.raises(CheckpointError, match="nothing has been learned yet"):
+        Trainer(short(), tmp_path / "run").export_bundle()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model": {"membres": 3}}, r"model\.membres: unknown key"),
+        ({"agent": {"discount": 1.5}}, r"agent\.discount: got 1\.5; .*less than 1"),
+        ({"env_steps": 10, "random_steps": 20}, "random_steps: got 20; expected at most env_steps"),
+        ({"seed": "x"}, "seed: got 'x'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_starts(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_train_config("inverted_pendulum", overrides=overrides)
+
+
+def test_unknown_preset_and_device_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown preset 'fast'.*default"):
+        load_train_config("hopper", preset="fast")
+    with pytest.raises(ConfigError, match="device: got 'warp'"):
+        Trainer(short(device="warp"), tmp_path / "run")
+
+
+def test_settings_come_from_preset_then_file_then_options(tmp_path):
+    from maac_learning.commands import _parse_train
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("seed: 4\nmodel: {members: 7}\n")
+    arguments = ["--config", str(mine), "--model.fit-steps", "9"]
+    chosen = _parse_train(arguments, None, None, str(mine))
+    settings = chosen.settings
+    assert (settings.seed, settings.model.members, settings.model.fit_steps) == (4, 7, 9)
+    assert settings.model.hidden == (64, 64)  # from the preset, for this task
+    assert Path(chosen.config or "") == mine
+
+
+def test_errors_of_the_command_name_the_problem_without_a_traceback(tmp_path, capsys):
+    assert main(["train", "--task", "cartwheel"]) == 2
+    assert "unknown task 'cartwheel'" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "bundle.yaml: cannot be read" in capsys.readouterr().err

@@ -1,0 +1,199 @@
+"""Bundles: exported graphs equal PyTorch; damaged, foreign or dangerous ones are refused by name."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from maac_learning.agent import Agent
+from maac_learning.config import AgentConfig, ModelConfig
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.export import export_bundle, graph_modules
+from maac_ros.bundle import MANIFEST, load_bundle, require_same_task
+from maac_ros.errors import BundleError
+from maac_ros.inference import OnnxFunction, policy_signature
+from maac_ros.task import load_task
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A bundle with non-trivial normalisers and scales, and the PyTorch modules it was made from."""
+    torch.manual_seed(3)
+    task = load_task("hopper")
+    agent = Agent(11, 3, AgentConfig(hidden=(64, 64), critics=3), torch.device("cpu"))
+    model = DynamicsEnsemble(task, 11, 3, ModelConfig(members=4, hidden=(64, 64)))
+    data = 3.0 * torch.randn(200, 11) + 1.0
+    agent.renew(data)
+    agent.critics.center.fill_(40.0)
+    agent.critics.scale.fill_(60.0)
+    torch.nn.init.uniform_(agent.critics._mlp.weights[-1], -0.1, 0.1)
+    model.input.fit(torch.cat((data, torch.rand(200, 3)), dim=-1))
+    model.target.fit(0.1 * torch.randn(200, 12))
+    path = tmp_path_factory.mktemp("bundles") / "hopper"
+    bundle = export_bundle(
+        path,
+        task,
+        agent,
+        model,
+        data,
+        seed=3,
+        env_steps=200,
+        evaluation_return=12.5,
+        training_seconds=1.0,
+    )
+    return bundle, graph_modules(agent, model, task)
+
+
+@pytest.fixture
+def copy(exported, tmp_path) -> Path:
+    return Path(shutil.copytree(exported[0].path, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 512])
+@pytest.mark.parametrize("name", ["policy", "model", "value"])
+def test_graph_equals_pytorch(exported, name, batch):
+    bundle, modules = exported
+    function: OnnxFunction = getattr(bundle, name)
+    generator = torch.Generator().manual_seed(batch)
+    inputs = {"observation": 2.0 * torch.randn(batch, 11, generator=generator) + 1.0}
+    if "action" in function.signature.inputs:
+        inputs["action"] = 2.0 * torch.rand(batch, 3, generator=generator) - 1.0
+    with torch.no_grad():
+        expected = modules[name](*inputs.values())
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    outputs = function(**{key: value.numpy() for key, value in inputs.items()})
+    for got, wanted, key in zip(outputs, expected, function.signature.outputs, strict=True):
+        # Relative for values beyond 1: float32 itself resolves no more.
+        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def test_actions_are_in_command_units_and_within_limits(tmp_path):
+    from maac_learning.export import export_untrained_bundle
+
+    bundle = export_untrained_bundle(load_task("inverted_pendulum"), tmp_path / "b")
+    huge = 1e3 * np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    action, std = bundle.policy(observation=huge)
+    assert np.abs(action).max() <= 3.0
+    assert (std >= 0).all()
+
+
+def test_manifest_describes_every_entry_and_its_origin(exported):
+    manifest = exported[0].manifest
+    assert [o.name for o in manifest.observation][:2] == ["rootz/position", "rooty/position"]
+    assert manifest.observation[5].clip == (-10.0, 10.0)
+    assert manifest.action[0].unit == "200 N·m"
+    assert (manifest.members, manifest.critics) == (4, 3)
+    assert manifest.provenance.env_steps == 200
+    assert manifest.provenance.evaluation_return == 12.5
+
+
+def test_missing_bundle_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"bundle '.*nowhere' is not a folder"):
+        load_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"bundle\.yaml: cannot be read"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "model.onnx", "value.onnx", "golden.npz"])
+def test_damage_to_any_file_is_found(copy, name):
+    original = (copy / name).read_bytes()
+    flipped = bytearray(original)
+    flipped[len(flipped) // 2] ^= 1
+    (copy / name).write_bytes(bytes(flipped))
+    with pytest.raises(BundleError, match=rf"{name}: sha256: got"):
+        load_bundle(copy)
+    (copy / name).write_bytes(original[:100])
+    with pytest.raises(BundleError, match=rf"{name}: sha256: got"):
+        load_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=rf"{name}: cannot be read"):
+        load_bundle(copy)
+
+
+def _edit(copy: Path, change) -> None:
+    document = yaml.safe_load((copy / MANIFEST).read_text())
+    change(document)
+    (copy / MANIFEST).write_text(yaml.safe_dump(document))
+
+
+def _replace(copy: Path, name: str, content: bytes) -> None:
+    """Swap a file and make its checksum right, as an honest but wrong export would."""
+    (copy / name).write_bytes(content)
+    _edit(copy, lambda d: d["sha256"].update({name: hashlib.sha256(content).hexdigest()}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(schema_version=7), "schema_version: got 7; expected 1"),
+        (lambda d: d.update(extra=1), "extra: unknown key"),
+        (lambda d: d.pop("discount"), "discount: missing key"),
+        (lambda d: d["observation"].pop(), r"observation: \(10\).* disagrees with the task"),
+        (lambda d: d["action"][0].update(high=9.0), "action: .* disagrees with the task"),
+        (lambda d: d["sha256"].pop("model.onnx"), "sha256: got"),
+        (lambda d: d.update(members=5), r"next_observation_mean': got shape \[4,"),
+    ],
+)
+def test_wrong_manifest_is_refused_by_field(copy, change, message):
+    _edit(copy, change)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(copy)
+
+
+def test_graph_with_other_inputs_is_refused(copy, exported):
+    _replace(copy, "policy.onnx", (copy / "value.onnx").read_bytes())
+    with pytest.raises(BundleError, match=r"policy\.onnx: inputs: got \['action', 'observation'\]"):
+        load_bundle(copy)
+
+
+def test_file_that_is_not_a_graph_is_refused(copy):
+    _replace(copy, "model.onnx", b"not a graph")
+    with pytest.raises(BundleError, match=r"model\.onnx: not a graph"):
+        load_bundle(copy)
+
+
+def test_golden_vectors_reveal_a_changed_network(copy, tmp_path):
+    with np.load(copy / "golden.npz") as archive:
+        arrays = {key: archive[key].copy() for key in archive.files}
+    arrays["policy.action"] += 0.01
+    np.savez(tmp_path / "golden.npz", **arrays)
+    _replace(copy, "golden.npz", (tmp_path / "golden.npz").read_bytes())
+    with pytest.raises(
+        BundleError, match=r"policy\.onnx: output 'action' is off its golden vector"
+    ):
+        load_bundle(copy)
+
+
+def test_golden_archive_with_pickle_is_refused(copy, tmp_path):
+    np.savez(tmp_path / "golden.npz", **{"policy.observation": np.array([{}], dtype=object)})
+    _replace(copy, "golden.npz", (tmp_path / "golden.npz").read_bytes())
+    with pytest.raises(BundleError, match=r"golden\.npz: not a readable archive"):
+        load_bundle(copy)
+
+
+def test_nan_weights_are_found_by_the_golden_vectors(copy):
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(copy / "policy.onnx")
+    largest = max(graph.graph.initializer, key=lambda t: numpy_helper.to_array(t).size)
+    poisoned = np.full_like(numpy_helper.to_array(largest), np.nan)
+    largest.CopyFrom(numpy_helper.from_array(poisoned, largest.name))
+    _replace(copy, "policy.onnx", graph.SerializeToString())
+    with pytest.raises(BundleError, match="output 'action' is not finite"):
+        load_bundle(copy)
+
+
+def test_bundle_of_another_task_is_refused(exported):
+    require_same_task(exported[0], load_task("hopper"))
+    with pytest.raises(BundleError, match="does not fit task 'walker2d': task name"):
+        require_same_task(exported[0], load_task("walker2d"))
+
+
+def test_unknown_provider_is_refused():
+    with pytest.raises(BundleError, match="not a graph ONNX Runtime can load"):
+        OnnxFunction(b"", "x.onnx", policy_signature(1, 1))

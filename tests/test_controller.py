@@ -1,0 +1,130 @@
+"""The controller core: every command is finite, within limits and explained."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from maac_ros.controller import Controller, ControllerSettings, Mode
+from maac_ros.evaluation import run_episode
+from maac_ros.planner import CemPlanner
+from maac_ros.simulation import TaskEnv
+from maac_ros.task import PlannerSettings
+
+SETTINGS = ControllerSettings(
+    planner=PlannerSettings(candidates=32, horizon=3, iterations=2), mpc_budget_s=np.inf
+)
+OBSERVATION = np.array([0.0, 0.05, 0.1, -0.1])
+
+
+@pytest.fixture(scope="module")
+def bundle(untrained_bundle):
+    return untrained_bundle("inverted_pendulum")
+
+
+def changed(**settings):
+    return dataclasses.replace(SETTINGS, **settings)
+
+
+def test_policy_mode_is_the_policy(bundle):
+    controller = Controller(bundle, SETTINGS)
+    command = controller.tick(OBSERVATION, age_s=0.0)
+    action, _ = bundle.policy(observation=OBSERVATION.astype(np.float32)[None])
+    assert command.mode is Mode.POLICY
+    assert command.reason == ""
+    np.testing.assert_array_equal(command.values, action[0].astype(np.float64))
+
+
+def test_mpc_mode_is_the_plans_first_action(bundle):
+    controller = Controller(bundle, changed(use_mpc=True), seed=4)
+    command = controller.tick(OBSERVATION, age_s=0.0)
+    plan = CemPlanner(bundle, SETTINGS.planner, seed=4).plan(OBSERVATION.astype(np.float32))
+    assert command.mode is Mode.MPC
+    np.testing.assert_array_equal(command.values, plan.actions[0].astype(np.float64))
+    np.testing.assert_array_equal(command.plan.actions, plan.actions)
+
+
+def test_switching_mpc_takes_effect_at_the_next_tick(bundle):
+    controller = Controller(bundle, SETTINGS)
+    modes = []
+    for use_mpc in (False, True, True, False):
+        controller.configure(changed(use_mpc=use_mpc))
+        modes.append(controller.tick(OBSERVATION, age_s=0.0).mode)
+    assert modes == [Mode.POLICY, Mode.MPC, Mode.MPC, Mode.POLICY]
+    assert controller.statistics.ticks == {Mode.POLICY: 2, Mode.MPC: 2}
+
+
+@pytest.mark.parametrize(
+    ("observation", "age", "reason"),
+    [
+        (None, 0.0, "no observation yet"),
+        (OBSERVATION, 0.3, "observation is 300 ms old; limit 100 ms"),
+        (OBSERVATION, np.nan, "old; limit 100 ms"),
+        (np.array([0.0, np.nan, 0.0, 0.0]), 0.0, "hinge/position = nan"),
+        (np.array([0.0, 0.0, np.inf, 0.0]), 0.0, "slider/velocity = inf"),
+    ],
+)
+def test_bad_input_leads_to_the_safe_command_with_a_reason(bundle, observation, age, reason):
+    controller = Controller(bundle, changed(max_observation_age_s=0.1))
+    controller.tick(OBSERVATION, age_s=0.0)
+    command = controller.tick(observation, age)
+    assert command.mode is Mode.SAFE
+    assert reason in command.reason
+    np.testing.assert_array_equal(command.values, [0.0])
+    assert controller.statistics.fallbacks["observation"] == 1
+    assert controller.tick(OBSERVATION, age_s=0.0).mode is Mode.POLICY
+
+
+def test_action_that_is_not_finite_never_leaves_the_core(bundle):
+    broken = dataclasses.replace(
+        bundle, policy=lambda observation: (np.full((1, 1), np.nan, np.float32), np.ones((1, 1)))
+    )
+    command = Controller(broken, SETTINGS).tick(OBSERVATION, age_s=0.0)
+    assert command.mode is Mode.SAFE
+    assert "not finite" in command.reason
+
+
+def test_failure_inside_leads_to_the_safe_command(bundle):
+    def fail(observation):
+        raise RuntimeError("device lost")
+
+    command = Controller(dataclasses.replace(bundle, policy=fail), SETTINGS).tick(OBSERVATION, 0.0)
+    assert command.mode is Mode.SAFE
+    assert "device lost" in command.reason
+
+
+def test_rate_limit_counts_from_the_previous_command(bundle):
+    saturated = dataclasses.replace(
+        bundle, policy=lambda observation: (np.full((1, 1), 3.0, np.float32), np.ones((1, 1)))
+    )
+    controller = Controller(saturated, changed(action_rate_limit=10.0))
+    values = [controller.tick(OBSERVATION, 0.0).values[0] for _ in range(10)]
+    np.testing.assert_allclose(values, np.minimum(3.0, 0.4 * np.arange(1, 11)))
+
+
+def test_plan_that_does_not_fit_its_budget_leaves_the_policy_in_charge(bundle):
+    now = iter(np.arange(0.0, 1e6, 1.0))  # every look at the clock costs a second
+    controller = Controller(
+        bundle, changed(use_mpc=True, mpc_budget_s=0.5), clock=lambda: float(next(now))
+    )
+    first = controller.tick(OBSERVATION, 0.0)
+    assert first.mode is Mode.POLICY
+    assert "no plan fits 500.0 ms" in first.reason
+    assert controller.statistics.fallbacks["budget"] == 1
+
+
+def test_same_seed_same_episode(bundle):
+    def play():
+        controller = Controller(bundle, changed(use_mpc=True), seed=1)
+        return run_episode(controller, TaskEnv(bundle.task), seed=3)
+
+    assert play() == play()
+
+
+def test_reset_restarts_planner_and_statistics(bundle):
+    controller = Controller(bundle, changed(use_mpc=True), seed=1)
+    first = controller.tick(OBSERVATION, 0.0).values
+    controller.tick(OBSERVATION, 0.0)
+    controller.reset()
+    assert controller.statistics.ticks == {}
+    np.testing.assert_array_equal(controller.tick(OBSERVATION, 0.0).values, first)

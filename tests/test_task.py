@@ -1,0 +1,194 @@
+"""Tasks as data: the shipped ones agree with Gymnasium, wrong ones are refused with a useful message."""
+
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+
+from maac_ros.errors import ConfigError, TaskError
+from maac_ros.observation import ObservationBuilder, RobotState
+from maac_ros.resources import named_file
+from maac_ros.simulation import Simulation, TaskEnv
+from maac_ros.task import load_task
+
+TASKS = ["inverted_pendulum", "hopper", "half_cheetah", "walker2d", "ant"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_observation_reward_and_ends_equal_gymnasium_over_a_random_rollout(name):
+    task = load_task(name)
+    ours = TaskEnv(task)
+    theirs = gymnasium.make(task.simulation.gymnasium_id, **task.simulation.kwargs)
+    random = np.random.default_rng(1)
+    observation, _ = ours.reset(seed=5)
+    expected, _ = theirs.reset(seed=5)
+    for _ in range(400):
+        np.testing.assert_array_equal(observation, expected)
+        action = random.uniform(ours.action_space.low, ours.action_space.high)
+        observation, *outcome, _ = ours.step(action)
+        expected, *expected_outcome, _ = theirs.step(action)
+        assert outcome == expected_outcome
+        if outcome[1] or outcome[2]:
+            observation, _ = ours.reset()
+            expected, _ = theirs.reset()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_declared_termination_is_the_environments(name):
+    task = load_task(name)
+    env = TaskEnv(task)
+    names = [entry.name for entry in env.builder.entries]
+    random = np.random.default_rng(2)
+    env.reset(seed=2)
+    ends = 0
+    for _ in range(600):
+        observation, _, terminated, truncated, _ = env.step(
+            random.uniform(env.action_space.low, env.action_space.high)
+        )
+        outside = any(
+            (rule.min is not None and observation[names.index(rule.entry)] < rule.min)
+            or (rule.max is not None and observation[names.index(rule.entry)] > rule.max)
+            for rule in task.termination
+        )
+        assert outside == terminated
+        ends += terminated
+        if terminated or truncated:
+            env.reset()
+    assert (ends > 0) == (name != "half_cheetah")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_units_and_limits_are_stated_for_every_entry(name):
+    task = load_task(name)
+    assert all(entry.unit for entry in task.observation_entries())
+    for entry in task.action_entries():
+        assert entry.low < entry.high
+        assert entry.low <= entry.safe <= entry.high
+
+
+def test_snapshot_restores_the_simulation_exactly():
+    env = Simulation(load_task("hopper"))
+    command = np.array([0.3, -0.2, 0.1])
+    env.reset(seed=3)
+    for _ in range(20):
+        env.step(command)
+    snapshot = env.snapshot()
+
+    def outcome(simulation):
+        steps = [simulation.step(command) for _ in range(10)]
+        simulation.reset()
+        return [(s.state.flat(), s.reward, s.done) for s in steps], simulation.state().flat()
+
+    first, first_reset = outcome(env)
+    other = Simulation(load_task("hopper"))
+    other.restore(snapshot)
+    second, second_reset = outcome(other)
+    for (state, *rest), (same_state, *same_rest) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(state, same_state)
+        assert rest == same_rest
+    np.testing.assert_array_equal(first_reset, second_reset)
+
+
+def test_unknown_entries_stay_nan_and_are_named():
+    from maac_ros.errors import ObservationError
+
+    builder = ObservationBuilder(load_task("inverted_pendulum"))
+    observation = builder.build(RobotState.unknown(2))
+    assert np.isnan(observation).all()
+    with pytest.raises(ObservationError, match="slider/position = nan, hinge/position = nan"):
+        builder.require_finite(observation)
+
+
+def _broken(tmp_path: Path, change, base: str = "inverted_pendulum") -> Path:
+    document = yaml.safe_load(named_file("tasks", base, "task").read_text())
+    change(document)
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(colour="red"), r"broken\.yaml: colour: unknown key \(value 'red'\)"),
+        (lambda d: d.pop("control"), r"broken\.yaml: control: missing key"),
+        (
+            lambda d: d["observation"][0].update(joints=["slidr"]),
+            "unknown joint 'slidr'; expected one of: slider, hinge",
+        ),
+        (
+            lambda d: d["observation"][0].update(term="joint_posture"),
+            "joint_posture.*joint_position",
+        ),
+        (
+            lambda d: d["observation"].append({"term": "base_orientation"}),
+            "needs a floating base; robot.base is missing",
+        ),
+        (
+            lambda d: d["control"].update(period_s=-1),
+            r"control\.period_s: got -1; .*greater than 0",
+        ),
+        (lambda d: d["action"][0].update(limits=[3, -3]), r"expected \[low, high\]"),
+        (lambda d: d["action"][0].update(gear=[1, 2]), "2 gears for 1 joints"),
+        (lambda d: d["action"][0].update(safe=7), "safe command 7.0 is outside limits"),
+        (
+            lambda d: d["observation"].append(d["observation"][0]),
+            "listed more than once: slider/position",
+        ),
+        (
+            lambda d: d["termination"][0].update(entry="hinge/angle"),
+            "unknown observation entry 'hinge/angle'; expected one of: slider/position",
+        ),
+        (lambda d: d.update(schema_version=2), "schema_version: got 2"),
+    ],
+)
+def test_malformed_task_names_file_key_value_and_expectation(tmp_path, change, message):
+    with pytest.raises(TaskError, match=message) as caught:
+        load_task(_broken(tmp_path, change))
+    assert "broken.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: (
+                d["robot"]["joints"].update(elbow={"type": "revolute"}),
+                d["observation"].append({"term": "joint_position", "joints": ["elbow"]}),
+            ),
+            "no joint 'elbow' in InvertedPendulum-v5; expected one of: slider, hinge",
+        ),
+        (
+            lambda d: d["robot"]["joints"]["hinge"].update(type="prismatic"),
+            "joints.hinge.type: got 'prismatic', but the joint is a mjJNT_HINGE",
+        ),
+        (lambda d: d["control"].update(period_s=0.02), "period_s: got 0.02; expected 0.04"),
+        (lambda d: d["action"][0].update(gear=[10]), "gear of 'slider': got 10; expected 100"),
+        (lambda d: d["action"][0].update(limits=[-1, 1]), r"got \[-1, 1\]; expected \[-3, 3\]"),
+        (lambda d: d["action"][0].update(joints=["hinge"]), "'hinge' is driven by 0 actuators"),
+        (lambda d: d["simulation"].update(gymnasium_id="Nope-v5"), "Nope-v5"),
+        (lambda d: d["simulation"].update(gymnasium_id="CartPole-v1"), "not a MuJoCo environment"),
+        (lambda d: d["simulation"].update(kwargs={"colour": 1}), "colour"),
+    ],
+)
+def test_task_that_does_not_fit_its_simulation_is_refused(tmp_path, change, message):
+    task = load_task(_broken(tmp_path, change))
+    with pytest.raises(TaskError, match=message):
+        Simulation(task)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "\x00", "3"])
+def test_files_that_are_not_a_task_are_refused(tmp_path, content):
+    path = tmp_path / "odd.yaml"
+    path.write_text(content)
+    with pytest.raises(TaskError, match=r"odd\.yaml"):
+        load_task(path)
+
+
+def test_unknown_task_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match=r"unknown task 'cartwheel'.*ant, half_cheetah, hopper"):
+        load_task("cartwheel")
+    with pytest.raises(ConfigError, match=r"task file 'nowhere/x\.yaml' does not exist"):
+        load_task("nowhere/x.yaml")
