@@ -60,7 +60,7 @@ venv:
 	    "'$(PYTHON)' is $$("$(PYTHON)" --version 2>&1), expected Python 3.10 or newer:" \
 	    "name one with make PYTHON=/path/to/python3"
 	# The interpreter behind a virtual environment, should one (even .venv) be active.
-	python=$$("$(PYTHON)" -c 'import sys; print(sys._base_executable)')
+	python=$$("$(PYTHON)" -c 'import os, sys; print(os.path.realpath(sys._base_executable))')
 	version=$$("$$python" -c 'import sys; print(sys.version.split()[0])')
 	if [ -n "$(ROS_DISTRO)" ]; then
 	    "$$python" -c 'import rclpy' 2>/dev/null || fail "ROS_DISTRO is '$(ROS_DISTRO)', but" \

@@ -107,10 +107,9 @@ def test_stop_from_another_thread_leaves_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_stops_the_command_with_a_usable_checkpoint(tmp_path, number):
     run = tmp_path / "run"
+    options = "--env-steps 100000 --random-steps 90000 --threads 1 --checkpoint-every 200"
     process = subprocess.Popen(
-        [sys.executable, "-m", "maac_learning.cli", "train", "--run-dir", str(run)]
-        + ["--env-steps", "100000", "--random-steps", "90000", "--threads", "1"]
-        + ["--checkpoint-every", "200"],
+        [sys.executable, "-m", "maac_learning.cli", "train", "--run-dir", run, *options.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
