@@ -6,7 +6,12 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 NAME = "maac_ros"
-NODES = ["policy_node", "sim_node", "trainer_node"]
+PROGRAMS = {
+    "maac": "maac_learning.cli:main",
+    "policy_node": "maac_ros.nodes.policy_node:main",
+    "sim_node": "maac_ros.nodes.sim_node:main",
+    "trainer_node": "maac_ros.nodes.trainer_node:main",
+}
 
 about = {}
 exec(Path(NAME, "version.py").read_text(encoding="utf-8"), about)
@@ -28,11 +33,10 @@ def executables():
         return []
     folder = Path("build", "executables")
     folder.mkdir(parents=True, exist_ok=True)
-    scripts = [folder / node for node in NODES]
+    scripts = [folder / program for program in PROGRAMS]
     for script in scripts:
         script.write_text(
-            '#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")"'
-            f'/../../bin/{script.name} "$@"\n',
+            f'#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")"/../../bin/{script.name} "$@"\n',
             encoding="utf-8",
         )
         script.chmod(0o755)
@@ -81,9 +85,6 @@ setup(
     ],
     extras_require={"test": ["hypothesis", "pytest", "pytest-timeout"]},
     entry_points={
-        "console_scripts": [
-            "maac = maac_learning.cli:main",
-            *(f"{node} = maac_ros.nodes.{node}:main" for node in NODES),
-        ],
+        "console_scripts": [f"{program} = {main}" for program, main in PROGRAMS.items()],
     },
 )

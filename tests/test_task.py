@@ -105,7 +105,7 @@ def _broken(tmp_path: Path, change, base: str = "inverted_pendulum") -> Path:
     document = yaml.safe_load(named_file("tasks", base, "task").read_text())
     change(document)
     path = tmp_path / "broken.yaml"
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
 
 
