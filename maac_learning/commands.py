@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -105,7 +106,11 @@ def train_with_bar(trainer: Trainer) -> bool:
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with tqdm(
-            total=trainer.config.env_steps, initial=trainer.env_steps, unit="step", smoothing=0.05
+            total=trainer.config.env_steps,
+            initial=trainer.env_steps,
+            unit="step",
+            smoothing=0.05,
+            mininterval=0.1 if sys.stderr.isatty() else 5.0,  # a log file needs fewer lines
         ) as bar:
 
             def show(progress: Progress) -> None:
@@ -118,6 +123,8 @@ def train_with_bar(trainer: Trainer) -> bool:
                 bar.update(progress.env_steps - bar.n)
 
             trainer.train(show)
+            if trainer.solved:
+                bar.total = bar.n  # solved before its time: that is all there is to do
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -101,14 +101,28 @@ class Controller:
         self._low = np.array([a.low for a in action])
         self._high = np.array([a.high for a in action])
         self.safe_values: Vector = np.array([a.safe for a in action])
+        self._stopped = ""
         self.reset(settings)
 
     @property
     def settings(self) -> ControllerSettings:
         return self._settings
 
+    @property
+    def stopped(self) -> str:
+        """Why :meth:`stop` holds the safe command; empty when it does not."""
+        return self._stopped
+
+    def stop(self, reason: str) -> None:
+        """Latch the safe command, from any thread: a tick under way ends with it too."""
+        self._stopped = reason
+
+    def clear_stop(self) -> None:
+        """Let the next tick command again."""
+        self._stopped = ""
+
     def reset(self, settings: ControllerSettings | None = None) -> None:
-        """Forget the past: statistics, the previous command, the planner's random stream."""
+        """Forget the past, but not :meth:`stop`: statistics, previous command, the planner's random stream."""
         if settings is not None:
             self._settings = settings
         self.statistics = Statistics()
@@ -129,42 +143,54 @@ class Controller:
                 self._act(observation.astype(np.float32), use_mpc, np.inf)
         self.reset()
 
-    def tick(self, observation: Vector | None, age_s: float) -> Command:
+    def tick(self, observation: Vector | ObservationError | None, age_s: float) -> Command:
         """Decide the command for one control period.
 
         Args:
-            observation: (O,) float64 in the bundle's units, or None when a source has never been heard.
+            observation: (O,) float64 in the bundle's units; or why there is none; or None when a source has never
+                been heard.
             age_s: age of its oldest source.
 
         Never raises on bad input: the safe command comes with the reason instead.
         """
-        settings = self._settings
-        try:
-            self._check_input(observation, age_s, settings)
-            assert observation is not None
-            command = self._act(
-                observation.astype(np.float32), settings.use_mpc, settings.mpc_budget_s
-            )
-            command = self._limit(command, settings)
-        except ObservationError as reason:
-            command = self._safe(str(reason), "observation")
-        except Exception as reason:  # whatever fails inside, the robot must get a command
-            logger.exception("the controller failed; commanding the safe values")
-            command = self._safe(f"internal error: {reason}", "error")
+        stopped = self._stopped
+        if not stopped:
+            command = self._decide(observation, age_s)
+            stopped = self._stopped  # it may have come while deciding
+        if stopped:
+            command = self._safe(stopped, "stop")
         self._previous = command.values
         self.statistics.ticks[command.mode] += 1
         return command
 
-    def _check_input(
-        self, observation: Vector | None, age_s: float, settings: ControllerSettings
-    ) -> None:
+    def _decide(self, observation: Vector | ObservationError | None, age_s: float) -> Command:
+        settings = self._settings
+        try:
+            usable = self._usable(observation, age_s, settings)
+            command = self._act(usable.astype(np.float32), settings.use_mpc, settings.mpc_budget_s)
+            return self._limit(command, settings)
+        except ObservationError as reason:
+            return self._safe(str(reason), "observation")
+        except Exception as reason:  # whatever fails inside, the robot must get a command
+            logger.exception("the controller failed; commanding the safe values")
+            return self._safe(f"internal error: {reason}", "error")
+
+    def _usable(
+        self,
+        observation: Vector | ObservationError | None,
+        age_s: float,
+        settings: ControllerSettings,
+    ) -> Vector:
         if observation is None:
             raise ObservationError("no observation yet")
+        if isinstance(observation, ObservationError):
+            raise observation
         if not age_s <= settings.max_observation_age_s:
             raise ObservationError(
                 f"observation is {age_s * 1e3:.0f} ms old; limit {settings.max_observation_age_s * 1e3:.0f} ms"
             )
         self.builder.require_finite(observation)
+        return observation
 
     def _act(self, observation: np.ndarray, use_mpc: bool, budget_s: float) -> Command:
         start = self._clock()

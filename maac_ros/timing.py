@@ -28,6 +28,13 @@ class Recorder:
         self._seconds[self.count % self._seconds.size] = seconds
         self.count += 1
 
+    @property
+    def last_s(self) -> float:
+        """The newest duration, in seconds; NaN where nothing was recorded."""
+        if self.count == 0:
+            return float("nan")
+        return float(self._seconds[(self.count - 1) % self._seconds.size])
+
     def clear(self) -> None:
         self.count = 0
 

@@ -1,0 +1,288 @@
+"""The node graphs ``sim_train``, ``sim_deploy`` and ``robot``, described once.
+
+The launch files build launch actions from them (:mod:`maac_ros.launching`); ``maac up`` starts the same processes
+where the launch package is not installed (:mod:`maac_ros.up`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from maac_ros.errors import ConfigError
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One ``key:=value`` of a graph.
+
+    Attributes:
+        name: the key.
+        default: decides the type too; a string that is ``required`` has no default.
+        description: shown by ``--show-args``.
+        choices: allowed strings.
+        required: must be given.
+    """
+
+    name: str
+    default: Value
+    description: str
+    choices: tuple[str, ...] = ()
+    required: bool = False
+
+    @property
+    def default_text(self) -> str:
+        """The default as a user would write it."""
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
+    def parse(self, text: str) -> Value:
+        """The value that ``text`` stands for.
+
+        Raises:
+            ConfigError: naming key, value and what was expected.
+        """
+        if self.required and not text:
+            raise ConfigError(f"{self.name}: required: {self.description}")
+        if self.choices and text not in self.choices:
+            raise ConfigError(
+                f"{self.name}: got '{text}'; expected one of: {', '.join(self.choices)}"
+            )
+        if isinstance(self.default, bool):
+            if text.lower() not in {"true", "false"}:
+                raise ConfigError(f"{self.name}: got '{text}'; expected true or false")
+            return text.lower() == "true"
+        if isinstance(self.default, str):
+            return text
+        kind, expected = (
+            (int, "a whole number") if isinstance(self.default, int) else (float, "a number")
+        )
+        try:
+            number = kind(text)
+        except ValueError as reason:
+            raise ConfigError(f"{self.name}: got '{text}'; expected {expected}") from reason
+        if not math.isfinite(number):
+            raise ConfigError(f"{self.name}: got '{text}'; expected a finite number")
+        return number
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for the value of an argument."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process.
+
+    Attributes:
+        executable: of the package maac_ros; the module in :mod:`maac_ros.nodes` has the same name.
+        parameters: ROS parameters.
+        remappings: ROS names, from and to.
+        namespace: ROS namespace.
+        ends_graph: when this process ends, the others are stopped.
+    """
+
+    executable: str
+    parameters: Mapping[str, Value | Ref]
+    remappings: Mapping[str, str | Ref] = field(default_factory=dict)
+    namespace: str | Ref = ""
+    ends_graph: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Arguments, and the processes they are for."""
+
+    name: str
+    description: str
+    arguments: tuple[Argument, ...]
+    nodes: tuple[NodeSpec, ...]
+
+
+@dataclass(frozen=True)
+class ResolvedNode:
+    """A :class:`NodeSpec` with its arguments filled in. Its ROS name is that of the executable."""
+
+    executable: str
+    parameters: Mapping[str, Value]
+    remappings: Mapping[str, str]
+    namespace: str
+    ends_graph: bool
+
+
+def resolve(graph: Graph, given: Mapping[str, str]) -> tuple[ResolvedNode, ...]:
+    """Fill in what a user gave, and the defaults of the rest.
+
+    Raises:
+        ConfigError: for an unknown key, a missing one, or a value that cannot be used.
+    """
+    known = {argument.name: argument for argument in graph.arguments}
+    for key, text in given.items():
+        if key not in known:
+            raise ConfigError(
+                f"{graph.name}: unknown argument '{key}' (value '{text}'); "
+                f"expected one of: {', '.join(known)}"
+            )
+    values = {
+        name: argument.parse(given.get(name, argument.default_text))
+        for name, argument in known.items()
+    }
+
+    def fill(value: Value | Ref) -> Value:
+        return values[value.name] if isinstance(value, Ref) else value
+
+    return tuple(
+        ResolvedNode(
+            executable=node.executable,
+            parameters={key: fill(value) for key, value in node.parameters.items()},
+            remappings={key: str(fill(value)) for key, value in node.remappings.items()},
+            namespace=str(fill(node.namespace)),
+            ends_graph=node.ends_graph,
+        )
+        for node in graph.nodes
+    )
+
+
+def _refs(*names: str) -> dict[str, Value | Ref]:
+    return {name: Ref(name) for name in names}
+
+
+_TASK = Argument("task", "inverted_pendulum", "task: a shipped name, or path to a YAML file")
+_BUNDLE = Argument("bundle", "", "folder of the bundle to run", required=True)
+_USE_MPC = Argument("use_mpc", False, "refine the policy by planning; can be changed while running")
+_MAX_AGE = Argument(
+    "max_observation_age_ms",
+    0.0,
+    "older observations lead to the safe command, ms; 0 for five control periods",
+)
+_RATE_LIMIT = Argument(
+    "action_rate_limit", 0.0, "largest change of a command per second, command units; 0 for none"
+)
+_TRIGGERS = ("timer", "observation")
+
+SIM_TRAIN = Graph(
+    name="sim_train",
+    description="Learn a task in simulation, with progress on topics.",
+    arguments=(
+        _TASK,
+        Argument("preset", "default", "learning settings: a shipped name, or path to a YAML file"),
+        Argument("seed", 0, "seed of every random stream"),
+        Argument("env_steps", 0, "environment steps in all; 0 for the preset's number"),
+        Argument("run_dir", "", "folder for the run; empty for a new one below runs/"),
+    ),
+    nodes=(
+        NodeSpec(
+            "trainer_node",
+            parameters=_refs("task", "preset", "seed", "env_steps", "run_dir"),
+            ends_graph=True,
+        ),
+    ),
+)
+
+SIM_DEPLOY = Graph(
+    name="sim_deploy",
+    description="Run a bundle on the simulated robot of its task.",
+    arguments=(
+        _TASK,
+        _BUNDLE,
+        _USE_MPC,
+        Argument(
+            "mode",
+            "realtime",
+            "realtime: the robot moves in time; lockstep: it waits for each command",
+            choices=("realtime", "lockstep"),
+        ),
+        Argument("realtime_factor", 1.0, "simulated seconds a second, in realtime mode"),
+        Argument("seed", 0, "seed of the initial states and of the planner"),
+        Argument("episodes", 0, "episodes after which everything stops; 0 for no end"),
+        Argument(
+            "trigger",
+            "observation",
+            "what starts a tick: a new observation, or a timer on wall time",
+            choices=_TRIGGERS,
+        ),
+        _MAX_AGE,
+        _RATE_LIMIT,
+    ),
+    nodes=(
+        NodeSpec(
+            "sim_node",
+            parameters=_refs("task", "seed", "mode", "realtime_factor", "episodes"),
+            ends_graph=True,
+        ),
+        NodeSpec(
+            "policy_node",
+            parameters={
+                **_refs("task", "bundle", "use_mpc", "seed", "trigger"),
+                **_refs("max_observation_age_ms", "action_rate_limit"),
+                "use_sim_time": True,
+                "reliable_sensors": True,
+                "autostart": True,
+            },
+        ),
+    ),
+)
+
+ROBOT = Graph(
+    name="robot",
+    description="Run a bundle on a robot.",
+    arguments=(
+        Argument(
+            "task",
+            "",
+            "task that the bundle must fit: a shipped name, or path to a YAML file; "
+            "empty for the bundle's own",
+        ),
+        _BUNDLE,
+        _USE_MPC,
+        Argument("joint_states_topic", "joint_states", "sensor_msgs/JointState of the robot"),
+        Argument("odom_topic", "odom", "nav_msgs/Odometry of a floating base"),
+        Argument(
+            "command_topic",
+            "policy_controller/commands",
+            "std_msgs/Float64MultiArray that the robot's controller listens to",
+        ),
+        Argument(
+            "trigger",
+            "timer",
+            "what starts a tick: a timer at the bundle's rate, or a new observation",
+            choices=_TRIGGERS,
+        ),
+        _MAX_AGE,
+        _RATE_LIMIT,
+        Argument(
+            "autostart",
+            False,
+            "command at once; otherwise configure and activate with 'ros2 lifecycle set'",
+        ),
+        Argument("namespace", "", "ROS namespace of the node"),
+    ),
+    nodes=(
+        NodeSpec(
+            "policy_node",
+            parameters=_refs(
+                "task",
+                "bundle",
+                "use_mpc",
+                "trigger",
+                "max_observation_age_ms",
+                "action_rate_limit",
+                "autostart",
+            ),
+            remappings={
+                "joint_states": Ref("joint_states_topic"),
+                "odom": Ref("odom_topic"),
+                "policy_controller/commands": Ref("command_topic"),
+            },
+            namespace=Ref("namespace"),
+            ends_graph=True,
+        ),
+    ),
+)
+
+GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM_TRAIN, SIM_DEPLOY, ROBOT)}

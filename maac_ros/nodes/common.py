@@ -1,0 +1,214 @@
+"""What the nodes share: their life from start to signal, parameters with descriptors, QoS profiles, diagnostics."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+
+from maac_ros.errors import ConfigError, MaacError
+
+_POLL_SECONDS = 0.1
+"""A signal is noticed within this time: Python runs its handlers only between two waits."""
+
+
+def profile(
+    reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
+    depth: int = 1,
+    durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+) -> QoSProfile:
+    """A QoS profile that keeps the last ``depth`` messages."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=reliability,
+        durability=durability,
+    )
+
+
+BEST_EFFORT = profile(ReliabilityPolicy.BEST_EFFORT)
+"""Sensor data: the newest or nothing."""
+
+RELIABLE = profile()
+"""Commands, and sensor data where none may be lost: matches best-effort subscriptions too."""
+
+LATCHED = profile(durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""What a late subscriber must still get."""
+
+
+class Exit:
+    """Asks the process of a node to end. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self.code = 0
+
+    @property
+    def asked(self) -> bool:
+        return self._asked.is_set()
+
+    def request(self, code: int = 0) -> None:
+        """End the process; the largest exit code asked for wins."""
+        self.code = max(self.code, code)
+        self._asked.set()
+
+
+class RunnableNode(Protocol):
+    """What :func:`run_node` needs of a node, beside being one."""
+
+    def close(self) -> None:
+        """Leave the robot safe and end threads; the context is still valid."""
+
+    def destroy_node(self) -> None: ...
+
+
+def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | None = None) -> int:
+    """Run a node until SIGINT, SIGTERM or its own wish, and return the exit code of the process.
+
+    rclpy's own handlers would end the context first, and nothing, not even the safe command, could be sent.
+    """
+    leave = Exit()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: leave.request())
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        try:
+            node = create(leave)
+        except (MaacError, ParameterException) as reason:
+            print(f"error: {reason}", file=sys.stderr)
+            return 1
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        try:
+            while not leave.asked:
+                executor.spin_once(timeout_sec=_POLL_SECONDS)
+        finally:
+            node.close()
+            executor.shutdown()
+            node.destroy_node()
+        return leave.code
+    finally:
+        rclpy.try_shutdown()
+
+
+def in_thread(executor: Executor, work: Callable[[], Any]) -> Future:
+    """Do slow ``work`` beside the executor, which goes on with messages; await the result in a service callback."""
+    future = Future(executor=executor)
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as reason:
+            future.set_exception(reason)
+        executor.wake()
+
+    threading.Thread(target=run, name="service", daemon=True).start()
+    return future
+
+
+def steady_clock() -> Clock:
+    """For timers that must fire while simulated time stands still."""
+    return Clock(clock_type=ClockType.STEADY_TIME)
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter of a node.
+
+    Attributes:
+        name: in dotted ROS form.
+        default: decides the type too.
+        description: shown by ``ros2 param describe``.
+        low, high: range of a number, both ends included.
+        choices: allowed strings.
+        fixed: can be given at start only.
+    """
+
+    name: str
+    default: bool | int | float | str | tuple[str, ...]
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    fixed: bool = False
+
+    def check(self, value: Any) -> None:
+        """Raise :class:`ConfigError` unless ``value``, of the right type and in range, can be used."""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{self.name}: got {value}; expected a finite number")
+        if self.choices and value not in self.choices:
+            raise ConfigError(
+                f"{self.name}: got '{value}'; expected one of: {', '.join(self.choices)}"
+            )
+
+    def declare(self, node: Node) -> None:
+        descriptor = ParameterDescriptor(
+            description=self.description,
+            additional_constraints=f"one of: {', '.join(self.choices)}" if self.choices else "",
+            read_only=self.fixed,
+        )
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, float):
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
+                ]
+            else:
+                descriptor.integer_range = [
+                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+                ]
+        default = list(self.default) if isinstance(self.default, tuple) else self.default
+        node.declare_parameter(self.name, default, descriptor)
+
+
+def declare(node: Node, specs: Sequence[ParameterSpec]) -> dict[str, Any]:
+    """Declare parameters and return their values.
+
+    Raises:
+        ConfigError: when a value given at start cannot be used.
+    """
+    for spec in specs:
+        spec.declare(node)
+    values = {spec.name: node.get_parameter(spec.name).value for spec in specs}
+    for spec in specs:
+        spec.check(values[spec.name])
+    return values
+
+
+def diagnostics(
+    node: Node, hardware: str, level: bytes, message: str, values: Mapping[str, object]
+) -> DiagnosticArray:
+    """One status of ``node``, stamped now."""
+    array = DiagnosticArray()
+    array.header.stamp = node.get_clock().now().to_msg()
+    array.status = [
+        DiagnosticStatus(
+            level=level,
+            name=node.get_fully_qualified_name(),
+            message=message,
+            hardware_id=hardware,
+            values=[KeyValue(key=key, value=readable(value)) for key, value in values.items()],
+        )
+    ]
+    return array
+
+
+def readable(value: object) -> str:
+    """A value as a diagnostic shows it."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,286 @@
+"""The control thread: decides when to tick the controller, and sees that the last thing sent is the safe command."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from maac_ros.controller import Command, Controller, ControllerSettings, Mode
+from maac_ros.errors import ObservationError
+from maac_ros.nodes.inbox import Inbox, Sample, Wake
+from maac_ros.nodes.telemetry import TickRecord
+from maac_ros.observation import Vector
+from maac_ros.timing import Deadlines, Recorder, Summary
+
+Trigger = Literal["timer", "observation"]
+
+_JOIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class RosTime:
+    """The node's clock.
+
+    Attributes:
+        now_ns: present ROS time.
+        simulated: whether ROS time comes from ``/clock``.
+    """
+
+    now_ns: Callable[[], int]
+    simulated: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """What the loop did.
+
+    Attributes:
+        command: the worst command since the previous report, or the last one when there was none since.
+        tick: durations of whole ticks, publishing included.
+        missed_deadlines: see :class:`TickRecord`.
+        missed_now: those since the previous report.
+        observation_age_s: at the last tick; NaN without an observation.
+    """
+
+    command: Command | None
+    tick: Summary
+    missed_deadlines: int
+    missed_now: int
+    observation_age_s: float
+
+
+class ControlLoop:
+    """Ticks a controller in a thread of its own, until :meth:`stop`.
+
+    With the trigger ``timer`` it ticks at absolute deadlines on the steady clock, on the newest messages. With
+    ``observation`` it ticks when all sources have arrived with one and the same new stamp. A stamp that comes
+    again gets its answer again, not a new one: a simulator in lockstep repeats a state that it has no answer to.
+
+    Ages are in ROS time. Simulated time stands still between two states, so that there a state is of age 0 when
+    it arrives; on hardware its stamp counts, and a stamp from the future is refused like a stale one.
+
+    Args:
+        controller: warmed up.
+        inbox: where the messages come in.
+        ros_time: for ages.
+        send: publishes a command, with the stamp of the observation it answers (0 for none).
+        measured: is told of each tick after it.
+        failed: is told of an exception that ended the thread.
+        trigger: see above.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        inbox: Inbox,
+        ros_time: RosTime,
+        send: Callable[[Command, int], None],
+        measured: Callable[[TickRecord], None],
+        failed: Callable[[Exception], None],
+        trigger: Trigger,
+    ) -> None:
+        self._controller = controller
+        self._wanted: tuple[Controller, ControllerSettings] = (controller, controller.settings)
+        self._inbox, self._ros_time = inbox, ros_time
+        self._send, self._measured, self._failed = send, measured, failed
+        self._run_ticks = self._run_timer if trigger == "timer" else self._run_observation
+        self._period_s = controller.bundle.manifest.control_period_s
+        self._thread: threading.Thread | None = None
+        self._sending = threading.Lock()
+        self._stopping = threading.Event()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._answered: int | None = None
+        self._last: Command | None = None
+        self._worst: Command | None = None
+        self._age_s = float("nan")
+        self._ticks = Recorder(capacity=8192)
+        self._missed = self._missed_reported = self._skipped = 0
+
+    @property
+    def controller(self) -> Controller:
+        """The controller that ticks, or will at the next tick."""
+        return self._wanted[0]
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Begin to command, with fresh statistics."""
+        self._adopt()
+        self._controller.reset()
+        self._begin()
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop commanding. The safe command is the last one sent."""
+        if self._thread is None:
+            return
+        with self._sending:
+            self._stopping.set()
+            safe = Command(self._controller.safe_values.copy(), Mode.SAFE, "the controller stops")
+            self._send(safe, self._answered or 0)
+        self._inbox.interrupt()
+        self._thread.join(_JOIN_SECONDS)
+        if self._thread.is_alive():
+            self._failed(RuntimeError(f"a tick has not ended within {_JOIN_SECONDS:g} s"))
+        self._thread = None
+
+    def configure(self, settings: ControllerSettings) -> None:
+        """Change the settings between two ticks."""
+        self._wanted = (self._wanted[0], settings)
+
+    def swap(self, controller: Controller, settings: ControllerSettings) -> None:
+        """Go on with another controller, for the same task, after the present tick."""
+        if stopped := self.controller.stopped:
+            controller.stop(stopped)
+        self._wanted = (controller, settings)
+
+    def latch_stop(self, reason: str) -> None:
+        """Command the safe values, at once and until :meth:`clear_stop`."""
+        for controller in (self._controller, self._wanted[0]):
+            controller.stop(reason)
+        self._inbox.interrupt()
+
+    def clear_stop(self) -> None:
+        for controller in (self._controller, self._wanted[0]):
+            controller.clear_stop()
+
+    def report(self) -> LoopReport:
+        """What happened, and what was worst since the previous report."""
+        command, self._worst = self._worst or self._last, None
+        missed = self._missed
+        missed_now, self._missed_reported = missed - self._missed_reported, missed
+        return LoopReport(command, self._ticks.summary(), missed, missed_now, self._age_s)
+
+    def _run(self) -> None:
+        try:
+            self._run_ticks()
+        except (
+            Exception
+        ) as reason:  # a thread that dies silently would leave the last command in force
+            self._failed(reason)
+
+    def _run_timer(self) -> None:
+        deadlines = Deadlines(self._period_s, time.perf_counter())
+        while not self._stopping.is_set():
+            due, skipped = deadlines.next(time.perf_counter())
+            self._skipped = skipped
+            while self._inbox.wait(due) is not Wake.DEADLINE:
+                if self._stopping.is_set():
+                    return
+                self._tick_if_stopped()
+            self._tick_sample(self._inbox.newest(), due, arrived=False)
+
+    def _run_observation(self) -> None:
+        while not self._stopping.is_set():
+            limit_s = self._wanted[1].max_observation_age_s
+            wake = self._inbox.wait(time.perf_counter() + limit_s)
+            if wake is Wake.MATCH:
+                sample = self._inbox.newest()
+                answered = self._answered
+                if answered is not None and sample.stamp_ns == answered and self._last:
+                    self._publish(self._last, answered)
+                else:
+                    self._tick_sample(sample, sample.received_s, arrived=True)
+            elif wake is Wake.INTERRUPT:
+                self._tick_if_stopped()
+            else:
+                self._tick_if_silent(limit_s)
+
+    def _tick_if_stopped(self) -> None:
+        if self._controller.stopped and not self._stopping.is_set():
+            self._tick(ObservationError("stopped"), float("nan"), time.perf_counter())
+
+    def _tick_if_silent(self, limit_s: float) -> None:
+        sample = self._inbox.newest()
+        if isinstance(sample.observation, ObservationError):
+            reason = sample.observation
+        elif self._answered is None:
+            sources = " and ".join(self._inbox.sources)
+            reason = ObservationError(f"{sources} have not come with one and the same stamp yet")
+        else:
+            age_s = self._age(self._answered, arrived=False)
+            if age_s <= limit_s:
+                return  # simulated time stands still
+            reason = ObservationError(
+                f"no new observation for {age_s * 1e3:.0f} ms; limit {limit_s * 1e3:.0f} ms"
+            )
+        self._tick(reason, float("nan"), time.perf_counter())
+
+    def _tick_sample(self, sample: Sample, triggered_s: float, arrived: bool) -> None:
+        if sample.stamp_ns is None:
+            self._tick(sample.observation, float("nan"), triggered_s)
+            return
+        observation = sample.observation
+        age_s = self._age(sample.stamp_ns, arrived)
+        limit_s = self._wanted[1].max_observation_age_s
+        if age_s < -limit_s and not isinstance(observation, ObservationError):
+            observation = ObservationError(
+                f"observation is stamped {-age_s * 1e3:.0f} ms in the future; "
+                "are the clocks of robot and controller synchronised?"
+            )
+        self._answered = sample.stamp_ns
+        self._tick(observation, age_s, triggered_s)
+
+    def _age(self, stamp_ns: int, arrived: bool) -> float:
+        if not self._ros_time.simulated():
+            return (self._ros_time.now_ns() - stamp_ns) * 1e-9
+        # /clock and the state travel apart: the clock may show a little less than the newest stamp.
+        return 0.0 if arrived else max(0, self._ros_time.now_ns() - stamp_ns) * 1e-9
+
+    def _tick(
+        self, observation: Vector | ObservationError, age_s: float, triggered_s: float
+    ) -> None:
+        self._adopt()
+        statistics = self._controller.statistics
+        inferences, plans = statistics.inference.count, statistics.planning.count
+        begun = time.perf_counter()
+        command = self._controller.tick(observation, age_s)
+        self._publish(command, self._answered or 0)
+        ended = time.perf_counter()
+        self._last, self._age_s = command, age_s
+        if self._worst is None or _severity(command) >= _severity(self._worst):
+            self._worst = command
+        self._ticks.add(ended - begun)
+        missed = self._skipped + (ended - triggered_s > self._period_s)
+        self._skipped = 0
+        self._missed += missed
+        nan = float("nan")
+        self._measured(
+            TickRecord(
+                stamp_ns=self._answered or 0,
+                mode=command.mode,
+                tick_s=ended - begun,
+                inference_s=statistics.inference.last_s
+                if statistics.inference.count > inferences
+                else nan,
+                planning_s=statistics.planning.last_s if statistics.planning.count > plans else nan,
+                observation_age_s=age_s,
+                missed=missed,
+            )
+        )
+
+    def _adopt(self) -> None:
+        controller, settings = self._wanted
+        if settings is not controller.settings:
+            controller.configure(settings)
+        self._controller = controller
+
+    def _publish(self, command: Command, answers_ns: int) -> None:
+        with self._sending:
+            if not self._stopping.is_set():
+                self._send(command, answers_ns)
+
+
+def _severity(command: Command) -> int:
+    if command.mode is Mode.SAFE:
+        return 2
+    return 1 if command.reason else 0

@@ -1,0 +1,124 @@
+"""The newest message of each source, handed from the ROS thread to the control thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+from maac_ros.errors import ObservationError
+from maac_ros.nodes.messages import BaseReading, JointReading
+from maac_ros.observation import ObservationBuilder, RobotState, Vector
+from maac_ros.task import Source, Task
+
+
+class Wake(Enum):
+    """Why :meth:`Inbox.wait` returned."""
+
+    MATCH = "all sources carry one stamp"
+    INTERRUPT = "interrupted"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    stamp_ns: int
+    received_s: float
+    reading: JointReading | BaseReading | ObservationError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is known of the robot when a tick begins.
+
+    Attributes:
+        observation: (O,) in the task's units, or why there is none.
+        stamp_ns: time stamp of the oldest source; None when a source has never been heard.
+        received_s: steady time at which the last message came in.
+    """
+
+    observation: Vector | ObservationError
+    stamp_ns: int | None
+    received_s: float
+
+
+class Inbox:
+    """Keeps what each source of ``task`` said last. Thread-safe.
+
+    Args:
+        task: decides which sources there are.
+        wake_on_match: let :meth:`wait` return when all sources carry one and the same stamp.
+    """
+
+    def __init__(self, task: Task, wake_on_match: bool) -> None:
+        self.sources: tuple[Source, ...] = tuple(sorted(task.sources()))
+        self._joints = len(task.robot.joints)
+        self._builder = ObservationBuilder(task)
+        self._wake_on_match = wake_on_match
+        self._condition = threading.Condition()
+        self._arrivals: dict[Source, _Arrival] = {}
+        self._matched = False
+        self._interrupted = False
+
+    def put(
+        self, source: Source, stamp_ns: int, reading: JointReading | BaseReading | ObservationError
+    ) -> None:
+        """Take in what ``source`` said, or why it cannot be used."""
+        if stamp_ns == 0:
+            reading = ObservationError(f"{source}: header.stamp is 0; its age cannot be told")
+        with self._condition:
+            self._arrivals[source] = _Arrival(stamp_ns, time.perf_counter(), reading)
+            if self._wake_on_match and self._stamps_match():
+                self._matched = True
+                self._condition.notify()
+
+    def _stamps_match(self) -> bool:
+        return (
+            len(self._arrivals) == len(self.sources)
+            and len({arrival.stamp_ns for arrival in self._arrivals.values()}) == 1
+        )
+
+    def interrupt(self) -> None:
+        """Make :meth:`wait` return at once."""
+        with self._condition:
+            self._interrupted = True
+            self._condition.notify()
+
+    def wait(self, deadline_s: float) -> Wake:
+        """Wait for a match that was not reported yet, :meth:`interrupt`, or the steady time ``deadline_s``."""
+        with self._condition:
+            while not (self._interrupted or self._matched):
+                left = deadline_s - time.perf_counter()
+                if left <= 0:
+                    return Wake.DEADLINE
+                self._condition.wait(left)
+            if self._interrupted:
+                self._interrupted = False
+                return Wake.INTERRUPT
+            self._matched = False
+            return Wake.MATCH
+
+    def newest(self) -> Sample:
+        """The observation that the newest messages give together."""
+        with self._condition:
+            arrivals = dict(self._arrivals)
+        if unheard := [source for source in self.sources if source not in arrivals]:
+            reason = f"no observation yet: nothing heard on {', '.join(unheard)}"
+            return Sample(ObservationError(reason), None, 0.0)
+        stamp = min(arrival.stamp_ns for arrival in arrivals.values())
+        received = max(arrival.received_s for arrival in arrivals.values())
+        state = RobotState.unknown(self._joints)
+        for arrival in arrivals.values():
+            if isinstance(arrival.reading, ObservationError):
+                return Sample(arrival.reading, stamp, received)
+            if isinstance(arrival.reading, JointReading):
+                state.joint_position, state.joint_velocity = arrival.reading
+            else:
+                (
+                    state.base_position,
+                    state.base_orientation,
+                    state.base_linear_velocity,
+                    state.base_angular_velocity,
+                ) = arrival.reading
+        return Sample(self._builder.build(state), stamp, received)

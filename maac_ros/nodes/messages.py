@@ -1,0 +1,249 @@
+"""Conversions between ROS messages and the core's arrays: pure functions, joints by name, never by position."""
+
+from __future__ import annotations
+
+import array
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from nav_msgs.msg import Odometry
+from numpy.typing import NDArray
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from maac_ros.errors import MaacError, ObservationError
+from maac_ros.observation import RobotState, Vector
+from maac_ros.task import ActionEntry, Task
+
+WORLD_FRAME = "world"
+
+_STAMP_LABEL = re.compile(r"stamp=(\d+)\.(\d{9})")
+
+
+class CommandError(MaacError):
+    """A command message does not fit the robot it is meant for."""
+
+
+def stamp_to_ns(stamp: Time) -> int:
+    """A message's time stamp in nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def ns_to_stamp(nanoseconds: int) -> Time:
+    """Nanoseconds as a message's time stamp."""
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+
+
+@dataclass(frozen=True)
+class JointNeeds:
+    """What a task reads from ``joint_states``.
+
+    Attributes:
+        names: the joints of ``task.robot.joints``, in that order.
+        position: joints whose position is needed.
+        velocity: joints whose velocity is needed.
+    """
+
+    names: tuple[str, ...]
+    position: tuple[str, ...]
+    velocity: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Task) -> JointNeeds:
+        needed = {e.name for e in task.observation_entries() if e.source == "joint_states"}
+        joints = tuple(task.robot.joints)
+        return cls(
+            joints,
+            tuple(joint for joint in joints if f"{joint}/position" in needed),
+            tuple(joint for joint in joints if f"{joint}/velocity" in needed),
+        )
+
+
+class JointReading(NamedTuple):
+    """Joint positions and velocities (J,), m or rad and per second; NaN where the message has none."""
+
+    position: Vector
+    velocity: Vector
+
+
+class BaseReading(NamedTuple):
+    """State of the floating base, with the units and frames of :class:`RobotState`."""
+
+    position: Vector
+    orientation: Vector
+    linear_velocity: Vector
+    angular_velocity: Vector
+
+
+def read_joint_state(message: JointState, needs: JointNeeds) -> JointReading:
+    """Pick the task's joints out of ``message``, which may list more joints, in any order.
+
+    Raises:
+        ObservationError: naming the joint or field that is needed and missing.
+    """
+    row = {name: i for i, name in enumerate(message.name)}
+    if len(row) != len(message.name):
+        twice = sorted({name for name in message.name if list(message.name).count(name) > 1})
+        raise ObservationError(f"joint_states: joints listed more than once: {', '.join(twice)}")
+    return JointReading(
+        _pick("position", message.position, row, needs.names, needs.position),
+        _pick("velocity", message.velocity, row, needs.names, needs.velocity),
+    )
+
+
+def _pick(
+    quantity: str,
+    values: Sequence[float],
+    row: dict[str, int],
+    names: tuple[str, ...],
+    needed: tuple[str, ...],
+) -> Vector:
+    picked = np.full(len(names), np.nan)
+    if missing := [joint for joint in needed if joint not in row]:
+        raise ObservationError(
+            f"joint_states: joint {_quoted(missing)} is missing; the message has {_quoted(row)}"
+        )
+    if len(values) != len(row):
+        # An empty field is allowed by the message, but never stands for zeros.
+        if needed:
+            raise ObservationError(
+                f"joint_states: field '{quantity}' has {len(values)} values for {len(row)} joints; "
+                f"the task needs the {quantity} of {_quoted(needed)}"
+            )
+        return picked
+    for i, joint in enumerate(names):
+        if joint in row:
+            picked[i] = values[row[joint]]
+    return picked
+
+
+def _quoted(names: Sequence[str] | dict[str, int]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "no joints"
+
+
+def joint_state_message(state: RobotState, names: Sequence[str], stamp_ns: int) -> JointState:
+    """The joints of ``state``, which lists them in the order of ``names``."""
+    message = JointState(name=list(names))
+    message.header.stamp = ns_to_stamp(stamp_ns)
+    message.position = _doubles(state.joint_position)
+    message.velocity = _doubles(state.joint_velocity)
+    return message
+
+
+def read_odometry(message: Odometry, frame: str) -> BaseReading:
+    """The base state, its linear velocity turned from the child frame into the world frame.
+
+    Args:
+        message: pose in the world frame, twist in the child frame.
+        frame: the child frame that the task expects.
+
+    Raises:
+        ObservationError: when the child frame is another one, or the orientation is no rotation.
+    """
+    if message.child_frame_id != frame:
+        raise ObservationError(
+            f"odom: child_frame_id: got '{message.child_frame_id}'; expected '{frame}'"
+        )
+    pose, twist = message.pose.pose, message.twist.twist
+    q = pose.orientation
+    orientation = np.array([q.w, q.x, q.y, q.z])  # ROS says xyzw, MuJoCo wxyz
+    # A simulator may perturb a quaternion's length a little; one that was never set has length 0.
+    norm = float(np.linalg.norm(orientation))
+    if not 0.5 < norm < 1.5:
+        raise ObservationError(
+            f"odom: pose.pose.orientation has length {norm:.3g}; expected a unit quaternion"
+        )
+    linear = np.array([twist.linear.x, twist.linear.y, twist.linear.z])
+    return BaseReading(
+        np.array([pose.position.x, pose.position.y, pose.position.z]),
+        orientation,
+        body_to_world(orientation) @ linear,
+        np.array([twist.angular.x, twist.angular.y, twist.angular.z]),
+    )
+
+
+def odometry_message(state: RobotState, frame: str, stamp_ns: int) -> Odometry:
+    """The base state, its linear velocity turned from the world frame into the child frame."""
+    message = Odometry()
+    message.header.stamp = ns_to_stamp(stamp_ns)
+    message.header.frame_id = WORLD_FRAME
+    message.child_frame_id = frame
+    pose, twist = message.pose.pose, message.twist.twist
+    pose.position.x, pose.position.y, pose.position.z = state.base_position.tolist()
+    q = pose.orientation
+    q.w, q.x, q.y, q.z = state.base_orientation.tolist()
+    linear = body_to_world(state.base_orientation).T @ state.base_linear_velocity
+    twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
+    twist.angular.x, twist.angular.y, twist.angular.z = state.base_angular_velocity.tolist()
+    return message
+
+
+def body_to_world(orientation: Vector) -> NDArray[np.float64]:
+    """Rotation matrix (3, 3) of a quaternion w, x, y, z of any length but zero."""
+    w, x, y, z = orientation / np.linalg.norm(orientation)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def command_message(values: Vector, answers_ns: int) -> Float64MultiArray:
+    """A command (A,) as forward controllers take it.
+
+    The message has no header, so the label of its only dimension tells which observation the command
+    answers, by stamp; 0 for none. Controllers ignore the label; a lockstep simulator needs it.
+    """
+    message = Float64MultiArray(data=_doubles(values))
+    seconds, nanoseconds = divmod(answers_ns, 1_000_000_000)
+    message.layout.dim = [
+        MultiArrayDimension(
+            label=f"stamp={seconds}.{nanoseconds:09d}", size=values.size, stride=values.size
+        )
+    ]
+    return message
+
+
+def read_command(message: Float64MultiArray, size: int) -> tuple[Vector, int | None]:
+    """The command (A,) and the stamp of the observation it answers; None from a sender that does not tell.
+
+    Raises:
+        CommandError: when its length is not ``size``, or a value is not finite.
+    """
+    values = np.array(message.data, dtype=np.float64)
+    if values.size != size:
+        raise CommandError(f"command has {values.size} values; expected {size}")
+    if not np.isfinite(values).all():
+        raise CommandError(f"command is not finite: {values.tolist()}")
+    label = _STAMP_LABEL.fullmatch(message.layout.dim[0].label) if message.layout.dim else None
+    return values, label and int(label[1]) * 1_000_000_000 + int(label[2])
+
+
+def plan_message(
+    actions: NDArray[np.floating], entries: Sequence[ActionEntry], period_s: float, stamp_ns: int
+) -> JointTrajectory:
+    """A plan (H, A), command units, as the efforts (N or N·m) of its joints over time."""
+    efforts = actions * np.array([entry.gear for entry in entries])
+    message = JointTrajectory(joint_names=[entry.joint for entry in entries])
+    message.header.stamp = ns_to_stamp(stamp_ns)
+    for step, effort in enumerate(efforts):
+        seconds, nanoseconds = divmod(round(step * period_s * 1e9), 1_000_000_000)
+        message.points.append(
+            JointTrajectoryPoint(
+                effort=_doubles(effort),
+                time_from_start=Duration(sec=seconds, nanosec=nanoseconds),
+            )
+        )
+    return message
+
+
+def _doubles(values: NDArray[np.floating]) -> array.array[float]:
+    # By far the cheapest way into a message field.
+    return array.array("d", np.asarray(values, dtype=np.float64).tobytes())

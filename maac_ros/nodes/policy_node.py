@@ -1,0 +1,338 @@
+"""``policy_node``: runs a bundle on a robot, or on the simulator that stands in for it.
+
+In: ``joint_states`` (sensor_msgs/JointState, joints by name) and, where the task has a floating base, ``odom``
+(nav_msgs/Odometry, twist in the child frame). Out: ``policy_controller/commands`` (std_msgs/Float64MultiArray,
+in command units), ``~/plan`` while planning (trajectory_msgs/JointTrajectory, joint efforts in N or N·m),
+``~/metadata`` (std_msgs/String, latched: the bundle's manifest), ``~/telemetry`` (std_msgs/Float64MultiArray, a row
+for each tick, see :mod:`maac_ros.nodes.telemetry`), ``/diagnostics`` at 1 Hz. Services: ``~/stop`` (latched),
+``~/clear_stop``, ``~/reload``.
+
+The lifecycle: configure loads, verifies and warms up the bundle; activate starts to command; deactivate sends the
+safe command and stops; cleanup forgets the bundle. Whatever ends commanding, the safe command is sent last.
+
+Ages of observations are in ROS time, from ``header.stamp``: on hardware the clocks of robot and node must agree;
+with ``use_sim_time`` both come from ``/clock``.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, String
+from std_srvs.srv import Trigger as TriggerService
+from trajectory_msgs.msg import JointTrajectory
+
+from maac_ros.bundle import Bundle, load_bundle, manifest_yaml, require_same_task
+from maac_ros.controller import Command, Controller
+from maac_ros.errors import MaacError, ObservationError
+from maac_ros.nodes import messages, policy_status
+from maac_ros.nodes.common import (
+    BEST_EFFORT,
+    LATCHED,
+    RELIABLE,
+    Exit,
+    declare,
+    diagnostics,
+    in_thread,
+    profile,
+    run_node,
+    steady_clock,
+)
+from maac_ros.nodes.control_loop import ControlLoop, RosTime
+from maac_ros.nodes.inbox import Inbox
+from maac_ros.nodes.policy_parameters import (
+    AT_CONFIGURE,
+    AT_RUNTIME,
+    AT_START,
+    SPECS,
+    check_values,
+    controller_settings,
+)
+from maac_ros.nodes.telemetry import TickRecord
+from maac_ros.task import Source, load_task
+
+READ_AT_CONFIGURE = ("task", "trigger", "seed", "reliable_sensors")
+
+
+class PolicyNode(LifecycleNode):
+    """See the module's docstring.
+
+    Args:
+        leave: ends the process.
+        arguments: of :class:`rclpy.node.Node`.
+    """
+
+    def __init__(self, leave: Exit, **arguments: Any) -> None:
+        super().__init__("policy_node", **arguments)
+        self._leave = leave
+        self._loop: ControlLoop | None = None
+        self._bundle: Bundle | None = None
+        self._failure = ""
+        self._interfaces: list[Callable[[], object]] = []
+        check_values(declare(self, (*AT_CONFIGURE, *AT_RUNTIME, *AT_START)))
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
+        self._metadata = self.create_publisher(String, "~/metadata", LATCHED)
+        self.create_service(TriggerService, "~/stop", self._on_stop)
+        self.create_service(TriggerService, "~/clear_stop", self._on_clear_stop)
+        self.create_service(TriggerService, "~/reload", self._on_reload)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady_clock())
+
+    def autostart(self) -> bool:
+        """Configure and activate. Returns whether that succeeded."""
+        return (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            and self.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        )
+
+    def close(self) -> None:
+        """Send the safe command, when commanding, and end the control thread."""
+        if self._loop is not None:
+            self._loop.stop()
+            self._commands.wait_for_all_acked(Duration(seconds=0.5))
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        # rclpy swallows what a transition raises.
+        try:
+            self._configure()
+        except Exception as reason:
+            known = isinstance(reason, MaacError)
+            self._failure = str(reason) if known else f"internal error: {reason!r}"
+            self.get_logger().error(
+                f"cannot be configured: {self._failure}"
+                + ("" if known else f"\n{traceback.format_exc()}")
+            )
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        self._failure = ""
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        assert self._loop is not None
+        self._loop.start()
+        self.get_logger().info("commanding")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        self.get_logger().info("no longer commanding; the safe command was the last one sent")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        self._release()
+        self._leave.request()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        self._release()
+        return super().on_error(state)
+
+    def _configure(self) -> None:
+        values = self._values()
+        controller = self._load(values)
+        bundle = controller.bundle
+        if values["task"]:
+            require_same_task(bundle, load_task(values["task"]))
+        task, trigger = bundle.task, values["trigger"]
+        sensors = RELIABLE if values["reliable_sensors"] else BEST_EFFORT
+        inbox = Inbox(task, wake_on_match=trigger == "observation")
+        clock = self.get_clock()
+        self._commands = self.create_publisher(
+            Float64MultiArray, "policy_controller/commands", RELIABLE
+        )
+        self._plans = self.create_publisher(JointTrajectory, "~/plan", RELIABLE)
+        self._telemetry = self.create_publisher(
+            Float64MultiArray, "~/telemetry", profile(depth=100)
+        )
+        for publisher in (self._commands, self._plans, self._telemetry):
+            self._interfaces.append(partial(self.destroy_publisher, publisher))
+        for source in inbox.sources:
+            kind, callback = self._reader(source, inbox, bundle)
+            subscription = self.create_subscription(kind, source, callback, sensors)
+            self._interfaces.append(partial(self.destroy_subscription, subscription))
+        self._loop = ControlLoop(
+            controller,
+            inbox,
+            RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active),
+            self._send,
+            self._measure,
+            self._on_loop_failure,
+            trigger,
+        )
+        self._use(bundle)
+
+    def _load(self, values: dict[str, Any]) -> Controller:
+        bundle = load_bundle(values["bundle"], values["providers"])
+        controller = Controller(
+            bundle, controller_settings(values, bundle.manifest), values["seed"]
+        )
+        controller.warm_up()
+        return controller
+
+    def _use(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._metadata.publish(String(data=manifest_yaml(bundle.manifest)))
+        self.get_logger().info(f"bundle '{bundle.path}' for task '{bundle.task.name}' is ready")
+
+    def _release(self) -> None:
+        for destroy in self._interfaces:
+            destroy()
+        self._interfaces = []
+        self._loop = self._bundle = None
+
+    # In and out
+
+    def _reader(
+        self, source: Source, inbox: Inbox, bundle: Bundle
+    ) -> tuple[type, Callable[[Any], None]]:
+        """Message type of ``source``, and what takes its messages in."""
+        needs = messages.JointNeeds.of(bundle.task)
+        base = bundle.task.robot.base
+        frame = base.frame if base else ""
+
+        def read(message: Any) -> messages.JointReading | messages.BaseReading | ObservationError:
+            try:
+                if source == "joint_states":
+                    return messages.read_joint_state(message, needs)
+                return messages.read_odometry(message, frame)
+            except ObservationError as reason:
+                return reason
+
+        def receive(message: Any) -> None:
+            inbox.put(source, messages.stamp_to_ns(message.header.stamp), read(message))
+
+        return (JointState if source == "joint_states" else Odometry), receive
+
+    def _send(self, command: Command, answers_ns: int) -> None:
+        """Publish a command; called by the control thread."""
+        self._commands.publish(messages.command_message(command.values, answers_ns))
+        if command.plan is not None and self._plans.get_subscription_count():
+            assert self._bundle is not None
+            manifest = self._bundle.manifest
+            self._plans.publish(
+                messages.plan_message(
+                    command.plan.actions,
+                    manifest.task.action_entries(),
+                    manifest.control_period_s,
+                    answers_ns,
+                )
+            )
+
+    def _measure(self, tick: TickRecord) -> None:
+        """Publish the numbers of a tick; called by the control thread."""
+        if self._telemetry.get_subscription_count():
+            self._telemetry.publish(Float64MultiArray(data=tick.row()))
+
+    def _on_loop_failure(self, reason: Exception) -> None:
+        self.get_logger().fatal(f"the control thread failed: {reason!r}")
+        self._leave.request(1)
+
+    def _publish_diagnostics(self) -> None:
+        self._diagnostics.publish(
+            diagnostics(self, *policy_status.status(self._bundle, self._loop, self._failure))
+        )
+
+    # Parameters and services
+
+    def _values(self) -> dict[str, Any]:
+        return {name: self.get_parameter(name).value for name in SPECS}
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        changed = {p.name: p.value for p in changes if p.name in SPECS}
+        try:
+            check_values(changed)
+        except MaacError as reason:
+            return SetParametersResult(successful=False, reason=str(reason))
+        if self._loop is None:
+            return SetParametersResult(successful=True)
+        if fixed := [name for name in changed if name in READ_AT_CONFIGURE]:
+            refusal = f"{fixed[0]}: is read at configure only; clean up the node first"
+            return SetParametersResult(successful=False, reason=refusal)
+        if any(spec.name in changed for spec in AT_RUNTIME):
+            manifest = self._loop.controller.bundle.manifest
+            self._loop.configure(controller_settings({**self._values(), **changed}, manifest))
+        return SetParametersResult(successful=True)
+
+    def _on_stop(
+        self, _: TriggerService.Request, response: TriggerService.Response
+    ) -> TriggerService.Response:
+        if self._loop is None:
+            response.message = "not configured: nothing is commanded"
+            return response
+        self._loop.latch_stop("stopped by ~/stop")
+        self.get_logger().warning("stopped by ~/stop; the safe command holds until ~/clear_stop")
+        response.success, response.message = True, "the safe command holds until ~/clear_stop"
+        return response
+
+    def _on_clear_stop(
+        self, _: TriggerService.Request, response: TriggerService.Response
+    ) -> TriggerService.Response:
+        if self._loop is None or not self._loop.controller.stopped:
+            response.message = "not stopped"
+            return response
+        self._loop.clear_stop()
+        self.get_logger().info("the stop is cleared")
+        response.success, response.message = True, "commanding again"
+        return response
+
+    async def _on_reload(
+        self, _: TriggerService.Request, response: TriggerService.Response
+    ) -> TriggerService.Response:
+        loop, values = self._loop, self._values()
+        if loop is None:
+            response.message = "not configured: configure loads the bundle"
+            return response
+
+        def load() -> Controller:
+            controller = self._load(values)
+            require_same_task(controller.bundle, loop.controller.bundle.task)
+            return controller
+
+        try:
+            controller = await in_thread(self.executor, load)
+        except MaacError as reason:
+            response.message = str(reason)
+            self.get_logger().error(f"reload refused, the old bundle goes on: {reason}")
+            return response
+        if loop is not self._loop:
+            response.message = "the node was cleaned up while the bundle was loading"
+            return response
+        loop.swap(controller, controller_settings(self._values(), controller.bundle.manifest))
+        self._use(controller.bundle)
+        response.success, response.message = True, f"runs '{controller.bundle.path}'"
+        return response
+
+
+def _create(leave: Exit) -> PolicyNode:
+    node = PolicyNode(leave)
+    if node.get_parameter("autostart").value and not node.autostart():
+        leave.request(1)
+    return node
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM."""
+    return run_node(_create, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

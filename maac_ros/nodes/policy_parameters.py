@@ -1,0 +1,154 @@
+"""The parameters of the policy node, and the controller settings they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from maac_ros import schema
+from maac_ros.bundle import Manifest
+from maac_ros.controller import ControllerSettings
+from maac_ros.errors import ConfigError
+from maac_ros.inference import CPU_PROVIDERS, available_providers
+from maac_ros.nodes.common import ParameterSpec
+from maac_ros.task import PlannerSettings
+
+DEFAULT_BUDGET = 0.8
+"""Share of the control period that a plan may take."""
+
+DEFAULT_AGE_PERIODS = 5.0
+"""Control periods after which an observation is stale."""
+
+AT_CONFIGURE = (
+    ParameterSpec("bundle", "", "Folder of the bundle. Read at configure and by ~/reload."),
+    ParameterSpec(
+        "task",
+        "",
+        "Task (shipped name, or path to a YAML file) that the bundle must fit; empty to take the "
+        "bundle's own. Read at configure.",
+    ),
+    ParameterSpec(
+        "providers",
+        CPU_PROVIDERS,
+        "ONNX Runtime execution providers, best first. Read at configure and by ~/reload.",
+    ),
+    ParameterSpec(
+        "trigger",
+        "timer",
+        "What starts a tick: 'timer', absolute deadlines at the bundle's control period, on the newest "
+        "messages; 'observation', the moment at which every source has come with one and the same new "
+        "stamp. Read at configure.",
+        choices=("timer", "observation"),
+    ),
+    ParameterSpec(
+        "seed",
+        0,
+        "Seed of the planner's random stream. Read at configure.",
+        low=0,
+        high=2**31 - 1,
+    ),
+    ParameterSpec(
+        "reliable_sensors",
+        False,
+        "Ask for reliable instead of best-effort sensor data; a simulator in lockstep needs it. "
+        "Read at configure.",
+    ),
+)
+
+AT_RUNTIME = (
+    ParameterSpec("use_mpc", False, "Refine the policy by planning over the learned model."),
+    ParameterSpec(
+        "mpc.candidates",
+        0,
+        "Action sequences a planning iteration draws, 8 to 65536; 0 for the bundle's own number.",
+        low=0,
+        high=65536,
+    ),
+    ParameterSpec(
+        "mpc.horizon",
+        0,
+        "Model steps before the terminal Q-function, 1 to 100; 0 for the bundle's own number.",
+        low=0,
+        high=100,
+    ),
+    ParameterSpec(
+        "mpc.iterations",
+        0,
+        "Planning iterations a tick, 1 to 100; 0 for the bundle's own number.",
+        low=0,
+        high=100,
+    ),
+    ParameterSpec(
+        "mpc.budget_ms",
+        0.0,
+        "Time a plan may take, ms; 0 for 80 % of the control period.",
+        low=0,
+        high=10_000,
+    ),
+    ParameterSpec(
+        "max_observation_age_ms",
+        0.0,
+        "Older observations lead to the safe command, ms of ROS time since header.stamp; 0 for five "
+        "control periods.",
+        low=0,
+        high=60_000,
+    ),
+    ParameterSpec(
+        "action_rate_limit",
+        0.0,
+        "Largest change of a command entry per second, in command units, against the previous command; "
+        "0 for none.",
+        low=0,
+        high=1e9,
+    ),
+)
+
+AT_START = (
+    ParameterSpec(
+        "autostart",
+        False,
+        "Configure and activate at start, without a lifecycle manager; the process ends when that fails.",
+        fixed=True,
+    ),
+)
+
+SPECS = {spec.name: spec for spec in (*AT_CONFIGURE, *AT_RUNTIME, *AT_START)}
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigError`, naming parameter, value and expectation, for what no bundle could use."""
+    for name, value in values.items():
+        SPECS[name].check(value)
+    if unknown := [p for p in values.get("providers", ()) if p not in available_providers()]:
+        raise ConfigError(
+            f"providers: unknown '{unknown[0]}'; expected some of: {', '.join(available_providers())}"
+        )
+    if not values.get("providers", CPU_PROVIDERS):
+        raise ConfigError("providers: got none; expected at least one")
+    changed = {
+        field: values[f"mpc.{field}"]
+        for field in ("candidates", "horizon", "iterations")
+        if values.get(f"mpc.{field}")
+    }
+    schema.parse(changed, PlannerSettings, "mpc", ConfigError)
+
+
+def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> ControllerSettings:
+    """What ``values`` (every parameter) mean for a bundle; 0 stands for its defaults."""
+    planner = manifest.task.planner
+    period_s = manifest.control_period_s
+    changed = {
+        field: values[f"mpc.{field}"] or getattr(planner, field)
+        for field in ("candidates", "horizon", "iterations")
+    }
+    budget_s = values["mpc.budget_ms"] * 1e-3 or DEFAULT_BUDGET * period_s
+    age_s = values["max_observation_age_ms"] * 1e-3 or DEFAULT_AGE_PERIODS * period_s
+    return ControllerSettings(
+        planner=planner.model_copy(update=changed),
+        mpc_budget_s=budget_s,
+        use_mpc=values["use_mpc"],
+        max_observation_age_s=age_s,
+        action_rate_limit=values["action_rate_limit"] or np.inf,
+    )

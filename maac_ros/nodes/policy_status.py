@@ -1,0 +1,67 @@
+"""What the policy node says about itself on ``/diagnostics``."""
+
+from __future__ import annotations
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from maac_ros.bundle import Bundle
+from maac_ros.controller import Mode
+from maac_ros.nodes.control_loop import ControlLoop, LoopReport
+
+
+def status(
+    bundle: Bundle | None, loop: ControlLoop | None, failure: str
+) -> tuple[str, bytes, str, dict[str, object]]:
+    """Hardware id, level, message and values.
+
+    While commanding, the level tells the worst that happened since the last call: ERROR, the safe command; WARN,
+    the policy where a plan was asked for, or a missed deadline.
+    """
+    if bundle is None or loop is None:
+        if failure:
+            return "", DiagnosticStatus.ERROR, f"cannot be configured: {failure}", {}
+        return "", DiagnosticStatus.WARN, "not configured", {}
+    hardware = bundle.task.name
+    if not loop.running:
+        values: dict[str, object] = {"mode": "inactive", "bundle": bundle.path}
+        return hardware, DiagnosticStatus.OK, "inactive: not commanding", values
+    report = loop.report()
+    level, message = _judge(report)
+    return hardware, level, message, _values(bundle, loop, report)
+
+
+def _judge(report: LoopReport) -> tuple[bytes, str]:
+    command = report.command
+    if command is None:
+        return DiagnosticStatus.WARN, "no tick yet"
+    if command.mode is Mode.SAFE:
+        return DiagnosticStatus.ERROR, f"safe command: {command.reason}"
+    if command.reason:
+        return DiagnosticStatus.WARN, f"{command.mode.value}: {command.reason}"
+    if report.missed_now:
+        return DiagnosticStatus.WARN, f"{command.mode.value}: {report.missed_now} deadlines missed"
+    return DiagnosticStatus.OK, command.mode.value
+
+
+def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, object]:
+    controller, command = loop.controller, report.command
+    statistics = controller.statistics
+    inference, planning = statistics.inference.summary(), statistics.planning.summary()
+    return {
+        "mode": command.mode.value if command else "none",
+        "reason": command.reason if command else "",
+        "use_mpc": controller.settings.use_mpc,
+        "stopped": bool(controller.stopped),
+        **{f"ticks.{mode.value}": statistics.ticks[mode] for mode in Mode},
+        **{f"fallbacks.{cause}": count for cause, count in sorted(statistics.fallbacks.items())},
+        "tick_p50_ms": report.tick.p50_ms,
+        "tick_p99_ms": report.tick.p99_ms,
+        "tick_max_ms": report.tick.max_ms,
+        "inference_p50_ms": inference.p50_ms,
+        "inference_p99_ms": inference.p99_ms,
+        "planning_p50_ms": planning.p50_ms,
+        "planning_p99_ms": planning.p99_ms,
+        "missed_deadlines": report.missed_deadlines,
+        "observation_age_ms": report.observation_age_s * 1e3,
+        "bundle": bundle.path,
+    }
