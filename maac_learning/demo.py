@@ -14,7 +14,6 @@ import tyro
 from maac_learning.commands import default_run_dir, train_with_bar
 from maac_learning.config import load_train_config
 from maac_learning.trainer import Trainer
-from maac_ros.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,6 @@ class DemoArguments:
     """Task to learn; others than the default take much longer."""
     seed: int = 0
     """Seed of training and simulation."""
-    realtime_factor: float = 1.0
-    """Simulated seconds a second while the nodes run."""
     threads: int = 1
     """Threads for training: the networks are too small to gain from more."""
     run_dir: Path | None = None
@@ -36,8 +33,6 @@ class DemoArguments:
 def demo(arguments: Sequence[str]) -> int:
     """Run the demo. Returns 0 when the policy was learned and the nodes ran it."""
     chosen = tyro.cli(DemoArguments, prog="maac demo", args=list(arguments))
-    if not chosen.realtime_factor > 0:
-        raise ConfigError(f"--realtime-factor: got {chosen.realtime_factor}; expected more than 0")
     started = time.monotonic()
     settings = load_train_config(
         chosen.task, overrides={"seed": chosen.seed, "threads": chosen.threads}
@@ -62,7 +57,6 @@ def demo(arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "maac_ros.nodes.trial", str(bundle)]
     options = {
         "--seed": chosen.seed,
-        "--realtime-factor": chosen.realtime_factor,
         "--log": run_dir / "nodes.log",
         "--json": run_dir / "demo.json",
     }

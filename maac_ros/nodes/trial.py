@@ -142,6 +142,7 @@ class _Observer:
         import rclpy
         from rcl_interfaces.srv import SetParameters
         from std_msgs.msg import Float64, Float64MultiArray
+        from std_srvs.srv import Trigger
 
         from maac_ros.nodes.common import LATCHED, profile
 
@@ -163,6 +164,7 @@ class _Observer:
             profile(depth=1000),
         )
         self._parameters = self._node.create_client(SetParameters, "/policy_node/set_parameters")
+        self._resets = self._node.create_client(Trigger, "/sim_node/reset")
         self._nodes: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> _Observer:
@@ -185,15 +187,16 @@ class _Observer:
         with self._log.open("w", encoding="utf-8") as output:
             self._nodes = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         self._until(lambda: bool(self._rows), "tick of the policy node", _START_SECONDS)
-        results = [self._play("policy", first_row=0)]
+        self._reset()  # the first ticks went by before this process was connected
+        results = [self._play("policy")]
         self._use_mpc(True)
-        results.append(self._play("MPC", first_row=len(self._rows)))
-        results.append(self._play("switching", first_row=len(self._rows), switch=True))
+        results.append(self._play("MPC"))
+        results.append(self._play("switching", switch=True))
         return results
 
-    def _play(self, name: str, first_row: int, switch: bool = False) -> Result:
+    def _play(self, name: str, switch: bool = False) -> Result:
         """Listen until the present episode ends."""
-        played, mpc = len(self._returns), True
+        first_row, played, mpc = len(self._rows), len(self._returns), True
         deadline = time.monotonic() + 3 * self._episode_seconds + _START_SECONDS
         while len(self._returns) == played:
             self._spin(f"end of the episode '{name}'", deadline)
@@ -214,6 +217,12 @@ class _Observer:
         answer = future.result().results[0]
         if not answer.successful:
             raise TrialError(f"the policy node refused use_mpc: {answer.reason}")
+
+    def _reset(self) -> None:
+        from std_srvs.srv import Trigger
+
+        future = self._resets.call_async(Trigger.Request())
+        self._until(future.done, "answer to a reset of the simulator", 5.0)
 
     def _until(self, done: Callable[[], bool], what: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -241,7 +250,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulator")
     parser.add_argument(
-        "--realtime-factor", type=float, default=1.0, help="simulated seconds a second"
+        "--realtime-factor",
+        type=float,
+        default=1.0,
+        help="simulated seconds a second; the planner's budget and deadlines are for 1",
     )
     parser.add_argument("--log", type=Path, default=Path("nodes.log"), help="output of the nodes")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
