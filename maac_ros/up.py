@@ -35,7 +35,7 @@ class _Process:
 
 
 def run(graph: Graph, given: Mapping[str, str]) -> int:
-    """Run a graph until a process that ends it has ended, one has failed, or SIGINT or SIGTERM comes.
+    """Run a graph until a process that ends it has ended, one has failed, or a signal asks to end.
 
     Returns:
         0, or the exit code of the first process that failed.
@@ -125,9 +125,9 @@ def _stop(processes: Sequence[_Process]) -> None:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set while the context lasts."""
+    """An event that a request to end, also the terminal's end, sets while the context lasts."""
     came = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, lambda *_: came.set()) for number in numbers}
     try:
         yield came

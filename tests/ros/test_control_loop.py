@@ -1,0 +1,258 @@
+"""When the control thread ticks, and what it sends last."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+
+from maac_ros.controller import Controller, ControllerSettings, Mode
+from maac_ros.errors import ObservationError
+from maac_ros.nodes.control_loop import ControlLoop, RosTime
+from maac_ros.nodes.inbox import Inbox, Wake
+from maac_ros.nodes.messages import BaseReading, JointReading
+from maac_ros.task import load_task
+
+SECOND = 1_000_000_000
+READING = JointReading(np.array([0.1, 0.05]), np.array([0.2, -0.1]))
+
+
+class Rig:
+    """A loop on a hand-set ROS clock, with what it sent and measured."""
+
+    def __init__(self, bundle, trigger, simulated=False, **settings):
+        self.now_ns = 100 * SECOND
+        self.sent, self.ticks, self.failures = [], [], []
+        self._changed = threading.Condition()
+        base = ControllerSettings(bundle.task.planner, mpc_budget_s=1.0, max_observation_age_s=0.2)
+        self.inbox = Inbox(bundle.task, wake_on_match=trigger == "observation")
+        self.controller = Controller(bundle, dataclasses.replace(base, **settings))
+        self.loop = ControlLoop(
+            self.controller,
+            self.inbox,
+            RosTime(lambda: self.now_ns, lambda: simulated),
+            self._send,
+            self.ticks.append,
+            self.failures.append,
+            trigger,
+        )
+
+    def _send(self, command, answers_ns):
+        with self._changed:
+            self.sent.append((command, answers_ns))
+            self._changed.notify()
+
+    def put(self, stamp_ns, reading=READING):
+        self.inbox.put("joint_states", stamp_ns, reading)
+
+    def until_sent(self, count):
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.sent) >= count, timeout=10)
+        return self.sent[-1]
+
+
+@pytest.fixture(scope="module")
+def bundle(untrained_bundle):
+    return untrained_bundle("inverted_pendulum")
+
+
+@pytest.fixture
+def rig(bundle):
+    rigs = []
+
+    def make(*args, **kwargs):
+        rigs.append(Rig(bundle, *args, **kwargs))
+        return rigs[-1]
+
+    yield make
+    for made in rigs:
+        made.loop.stop()
+        assert made.failures == []
+
+
+def test_each_new_stamp_is_answered_once(rig):
+    made = rig("observation")
+    made.loop.start()
+    for count in (1, 2, 3):
+        made.put(made.now_ns + count)
+        command, answers = made.until_sent(count)
+        assert command.mode is Mode.POLICY
+        assert answers == made.now_ns + count
+
+
+def test_stamp_that_comes_again_gets_the_same_answer_without_a_tick(rig):
+    made = rig("observation", use_mpc=True)
+    made.loop.start()
+    made.put(made.now_ns)
+    first = made.until_sent(1)
+    made.put(made.now_ns)
+    again = made.until_sent(2)
+    assert again[0] is first[0]
+    assert again[1] == first[1]
+    assert made.controller.statistics.ticks == {Mode.MPC: 1}
+
+
+def test_observation_from_before_the_start_is_answered_at_once(rig):
+    made = rig("observation")
+    made.put(made.now_ns)
+    made.loop.start()
+    command, answers = made.until_sent(1)
+    assert command.mode is Mode.POLICY
+    assert answers == made.now_ns
+
+
+def test_timer_ticks_on_the_newest_observation(rig):
+    made = rig("timer")
+    made.put(made.now_ns - SECOND // 10)
+    made.loop.start()
+    command, answers = made.until_sent(3)
+    assert (command.mode, answers) == (Mode.POLICY, made.now_ns - SECOND // 10)
+    assert made.ticks[0].observation_age_s == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "reason"),
+    [
+        (-0.3, "observation is 300 ms old; limit 200 ms"),
+        (0.3, "stamped 300 ms in the future"),
+    ],
+)
+def test_stamps_far_from_now_are_unsafe(rig, offset_s, reason):
+    made = rig("timer")
+    made.put(made.now_ns + round(offset_s * SECOND))
+    made.loop.start()
+    command, _ = made.until_sent(1)
+    assert command.mode is Mode.SAFE
+    assert reason in command.reason
+
+
+def test_simulated_time_may_lag_or_stand_still(rig):
+    made = rig("observation", simulated=True)
+    made.loop.start()
+    for count, stamp in enumerate((5, 200 * SECOND, 3), start=1):  # before, after, and a restart
+        made.put(stamp)
+        command, _ = made.until_sent(count)
+        assert command.mode is Mode.POLICY
+
+
+def test_silence_is_unsafe(rig):
+    made = rig("observation", max_observation_age_s=0.01)
+    made.loop.start()
+    command, answers = made.until_sent(1)
+    assert command.mode is Mode.SAFE
+    assert command.reason == "no observation yet: nothing heard on joint_states"
+    assert answers == 0
+    before = len(made.sent)
+    made.put(made.now_ns)
+    made.until_sent(before + 1)
+    made.now_ns += SECOND
+    assert made.until_sent(len(made.sent) + 1)[0].reason.startswith(
+        "no new observation for 1000 ms"
+    )
+
+
+def test_bad_reading_is_unsafe_and_named(rig):
+    made = rig("observation")
+    made.loop.start()
+    made.put(made.now_ns, ObservationError("joint_states: joint 'hinge' is missing"))
+    command, _ = made.until_sent(1)
+    assert (command.mode, command.reason) == (Mode.SAFE, "joint_states: joint 'hinge' is missing")
+
+
+def test_stamp_of_zero_is_unsafe_and_named(rig):
+    made = rig("timer")
+    made.put(0)
+    made.loop.start()
+    assert "joint_states: header.stamp is 0" in made.until_sent(1)[0].reason
+
+
+def test_stop_is_sent_at_once_and_replaces_the_answer(rig):
+    made = rig("observation")
+    made.loop.start()
+    made.put(made.now_ns)
+    assert made.until_sent(1)[0].mode is Mode.POLICY
+    made.loop.latch_stop("stopped by hand")
+    command, answers = made.until_sent(2)
+    assert (command.mode, command.reason, answers) == (Mode.SAFE, "stopped by hand", made.now_ns)
+    made.put(made.now_ns)  # a repetition must not bring the old answer back
+    assert made.until_sent(3)[0].mode is Mode.SAFE
+    made.loop.clear_stop()
+    made.put(made.now_ns + 1)
+    assert made.until_sent(4)[0].mode is Mode.POLICY
+
+
+def test_swapped_controller_inherits_the_stop(rig, bundle):
+    made = rig("observation")
+    made.loop.start()
+    made.loop.latch_stop("stopped by hand")
+    made.loop.swap(Controller(bundle, made.controller.settings), made.controller.settings)
+    made.put(made.now_ns)
+    assert made.until_sent(2)[0].reason == "stopped by hand"
+
+
+@pytest.mark.parametrize("trigger", ["timer", "observation"])
+def test_safe_command_is_the_last_one_sent(rig, trigger):
+    made = rig(trigger)
+    made.put(made.now_ns)
+    made.loop.start()
+    made.until_sent(1)
+    made.loop.stop()
+    assert not made.loop.running
+    command, _ = made.sent[-1]
+    assert command.mode is Mode.SAFE
+    np.testing.assert_array_equal(command.values, [0.0])
+
+
+def test_thread_that_fails_is_reported(bundle):
+    made = Rig(bundle, "observation")
+    made.loop._send = lambda command, answers: 1 / 0
+    made.put(made.now_ns)
+    made.loop.start()
+    made.loop._thread.join(10)
+    assert isinstance(made.failures[0], ZeroDivisionError)
+
+
+def test_missed_deadlines_are_counted(rig, monkeypatch):
+    made = rig("observation")
+    slow = threading.Event()
+    policy = made.controller.bundle.policy
+
+    def late(observation):
+        slow.wait(0.05)  # longer than the period of 0.04 s
+        return policy(observation=observation)
+
+    made.controller.bundle = dataclasses.replace(made.controller.bundle, policy=late)
+    made.loop.start()
+    made.put(made.now_ns)
+    made.until_sent(1)
+    made.loop.stop()
+    assert made.loop.report().missed_deadlines == 1
+    assert made.ticks[0].missed == 1
+
+
+def test_report_tells_the_worst_since_the_previous_one(rig):
+    made = rig("observation")
+    made.loop.start()
+    made.put(made.now_ns, ObservationError("broken"))
+    made.until_sent(1)
+    made.put(made.now_ns + 1)
+    made.until_sent(2)
+    made.loop.stop()
+    assert made.loop.report().command.reason == "broken"
+    assert made.loop.report().command.mode is Mode.POLICY
+
+
+def test_sources_match_only_with_one_stamp():
+    inbox = Inbox(load_task("ant"), wake_on_match=True)
+    joints = JointReading(np.zeros(8), np.zeros(8))
+    base = BaseReading(np.zeros(3), np.array([1.0, 0, 0, 0]), np.zeros(3), np.zeros(3))
+    assert inbox.newest().stamp_ns is None
+    inbox.put("joint_states", 1, joints)
+    assert "nothing heard on odom" in str(inbox.newest().observation)
+    inbox.put("odom", 2, base)
+    assert inbox.wait(0.0) is Wake.DEADLINE
+    assert inbox.newest().stamp_ns == 1
+    inbox.put("joint_states", 2, joints)
+    assert inbox.wait(0.0) is Wake.MATCH
+    assert inbox.wait(0.0) is Wake.DEADLINE
+    assert inbox.newest().observation.shape == (27,)

@@ -1,0 +1,158 @@
+"""Conversions between messages and arrays: by name, in the right frame, and loud about what is missing."""
+
+import numpy as np
+import pytest
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+
+from maac_ros.errors import ObservationError
+from maac_ros.nodes import messages
+from maac_ros.nodes.messages import CommandError, JointNeeds
+from maac_ros.observation import RobotState
+from maac_ros.task import load_task
+
+NEEDS = JointNeeds(("slider", "hinge"), position=("slider", "hinge"), velocity=("hinge",))
+
+
+def joint_state(names, position, velocity=()):
+    return JointState(name=list(names), position=list(position), velocity=list(velocity))
+
+
+def base_state(orientation=(1.0, 0.0, 0.0, 0.0)):
+    return RobotState(
+        np.zeros(0),
+        np.zeros(0),
+        base_position=np.array([1.0, -2.0, 0.5]),
+        base_orientation=np.array(orientation),
+        base_linear_velocity=np.array([1.0, 2.0, 3.0]),
+        base_angular_velocity=np.array([0.1, 0.2, 0.3]),
+    )
+
+
+@pytest.mark.parametrize("name", ["inverted_pendulum", "hopper", "ant"])
+def test_needs_are_those_of_the_observation(name):
+    task = load_task(name)
+    needs = JointNeeds.of(task)
+    names = {e.name for e in task.observation_entries() if e.source == "joint_states"}
+    assert needs.names == tuple(task.robot.joints)
+    assert names == {
+        *(f"{joint}/position" for joint in needs.position),
+        *(f"{joint}/velocity" for joint in needs.velocity),
+    }
+
+
+def test_joints_are_found_by_name_whatever_their_order():
+    message = joint_state(["gripper", "hinge", "slider"], [9.0, 2.0, 1.0], [9.0, 4.0, 3.0])
+    position, velocity = messages.read_joint_state(message, NEEDS)
+    np.testing.assert_array_equal(position, [1.0, 2.0])
+    np.testing.assert_array_equal(velocity, [3.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            joint_state(["slider"], [1.0], [1.0]),
+            "joint 'hinge' is missing; the message has 'slider'",
+        ),
+        (joint_state([], [], []), "joint 'slider', 'hinge' is missing; the message has no joints"),
+        (
+            joint_state(["slider", "hinge"], [1.0, 2.0]),
+            "field 'velocity' has 0 values for 2 joints; the task needs the velocity of 'hinge'",
+        ),
+        (
+            joint_state(["slider", "hinge"], [1.0], [1.0, 2.0]),
+            "field 'position' has 1 values for 2 joints",
+        ),
+        (
+            joint_state(["hinge", "slider", "hinge"], [1.0] * 3, [1.0] * 3),
+            "joints listed more than once: hinge",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(message, reason):
+    with pytest.raises(ObservationError, match=f"joint_states: .*{reason}"):
+        messages.read_joint_state(message, NEEDS)
+
+
+def test_empty_field_that_nobody_needs_is_unknown_not_zero():
+    needs = JointNeeds(("hinge",), position=("hinge",), velocity=())
+    _, velocity = messages.read_joint_state(joint_state(["hinge"], [1.0]), needs)
+    assert np.isnan(velocity).all()
+
+
+def test_joint_states_pass_through_unchanged():
+    random = np.random.default_rng(0)
+    state = RobotState(random.standard_normal(2), random.standard_normal(2))
+    message = messages.joint_state_message(state, NEEDS.names, 12_000_000_345)
+    assert messages.stamp_to_ns(message.header.stamp) == 12_000_000_345
+    position, velocity = messages.read_joint_state(message, NEEDS)
+    np.testing.assert_array_equal(position, state.joint_position)
+    np.testing.assert_array_equal(velocity, state.joint_velocity)
+
+
+def test_twist_is_in_the_child_frame():
+    quarter_turn_left = (np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5))
+    message = messages.odometry_message(base_state(quarter_turn_left), "torso", 0)
+    linear = message.twist.twist.linear
+    # Facing +y of the world: world x is to the right of the robot, which is its -y.
+    np.testing.assert_allclose([linear.x, linear.y, linear.z], [2.0, -1.0, 3.0], atol=1e-15)
+    assert message.pose.pose.orientation.w == quarter_turn_left[0]
+
+
+def test_base_state_survives_odometry():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        q = random.standard_normal(4)
+        state = base_state(q / np.linalg.norm(q))
+        read = messages.read_odometry(messages.odometry_message(state, "torso", 1), "torso")
+        np.testing.assert_array_equal(read.position, state.base_position)
+        np.testing.assert_array_equal(read.orientation, state.base_orientation)
+        np.testing.assert_allclose(read.linear_velocity, state.base_linear_velocity, atol=1e-14)
+        np.testing.assert_array_equal(read.angular_velocity, state.base_angular_velocity)
+
+
+def test_odometry_in_another_frame_is_refused():
+    message = messages.odometry_message(base_state(), "base_link", 1)
+    with pytest.raises(ObservationError, match="child_frame_id: got 'base_link'; expected 'torso'"):
+        messages.read_odometry(message, "torso")
+
+
+def test_orientation_that_was_never_set_is_refused():
+    message = Odometry(child_frame_id="torso")
+    message.pose.pose.orientation.w = 0.0
+    with pytest.raises(ObservationError, match="has length 0; expected a unit quaternion"):
+        messages.read_odometry(message, "torso")
+
+
+def test_command_says_which_observation_it_answers():
+    values = np.array([0.1, -1 / 3])
+    message = messages.command_message(values, 7_000_000_009)
+    read, answers = messages.read_command(message, 2)
+    np.testing.assert_array_equal(read, values)
+    assert answers == 7_000_000_009
+
+
+def test_command_of_another_sender_is_taken_without_a_label():
+    read, answers = messages.read_command(Float64MultiArray(data=[0.5]), 1)
+    np.testing.assert_array_equal(read, [0.5])
+    assert answers is None
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [([1.0], "1 values; expected 2"), ([1.0, float("nan")], "not finite"), ([], "0 values")],
+)
+def test_command_that_does_not_fit_is_refused(data, reason):
+    with pytest.raises(CommandError, match=reason):
+        messages.read_command(Float64MultiArray(data=data), 2)
+
+
+def test_plan_is_efforts_over_time():
+    entries = load_task("half_cheetah").action_entries()
+    actions = np.linspace(-1, 1, 18, dtype=np.float32).reshape(3, 6)
+    message = messages.plan_message(actions, entries, 0.05, 1_000)
+    assert message.joint_names == ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
+    assert [p.time_from_start.nanosec for p in message.points] == [0, 50_000_000, 100_000_000]
+    np.testing.assert_allclose(message.points[0].effort[:2], [-120.0, actions[0, 1] * 90])

@@ -1,0 +1,293 @@
+"""The policy node on a robot that the test plays."""
+
+import shutil
+from itertools import pairwise
+
+import pytest
+import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters
+from rclpy.lifecycle import TransitionCallbackReturn
+from std_msgs.msg import Float64MultiArray, String
+from trajectory_msgs.msg import JointTrajectory
+
+from maac_ros.nodes.common import LATCHED
+from maac_ros.nodes.policy_parameters import SPECS
+from maac_ros.nodes.telemetry import COLUMNS, MODES
+
+SAFE = [0.0]
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@pytest.fixture(scope="module")
+def bundle(untrained_bundle):
+    return untrained_bundle("inverted_pendulum").path
+
+
+@pytest.fixture
+def commanding(bench, joints, bundle):
+    """``commanding(**parameters)``: an active policy node that hears joint states."""
+
+    def make(**parameters):
+        given = {"bundle": str(bundle), "trigger": "observation", "seed": 1} | parameters
+        node = bench.policy(**given)
+        commands = bench.commands()
+        assert node.autostart()
+        bench.until(
+            lambda: (
+                joints.matched() and bench.probe.count_publishers("/policy_controller/commands")
+            ),
+            "match",
+        )
+        joints.until(lambda: commands, "command")
+        return node, commands
+
+    return make
+
+
+def data(message):
+    return list(message.data)
+
+
+def test_lifecycle(bench, joints, bundle):
+    node = bench.policy(bundle=str(bundle))
+    commands = bench.commands()
+
+    def state():
+        return bench.call(GetState, "/policy_node/get_state", GetState.Request()).current_state.id
+
+    assert state() == State.PRIMARY_STATE_UNCONFIGURED
+    assert node.trigger_configure() == SUCCESS
+    assert state() == State.PRIMARY_STATE_INACTIVE
+    bench.until(joints.matched, "subscription")
+    joints.publish()
+    for _ in range(2):
+        assert node.trigger_activate() == SUCCESS
+        assert state() == State.PRIMARY_STATE_ACTIVE
+        seen = len(commands)
+        joints.until(lambda n=seen: [c for c in commands[n:] if data(c) != SAFE], "command")
+        assert node.trigger_deactivate() == SUCCESS
+        seen = len(commands)
+        bench.until(lambda: data(commands[-1]) == SAFE, "safe command")
+        joints.publish()
+        assert state() == State.PRIMARY_STATE_INACTIVE
+        assert data(commands[-1]) == SAFE
+    assert node.trigger_cleanup() == SUCCESS
+    assert state() == State.PRIMARY_STATE_UNCONFIGURED
+    assert not joints.matched()
+
+
+def test_shutdown_transition_ends_the_process(bench, commanding):
+    _, commands = commanding()
+    request = ChangeState.Request()
+    request.transition.label = "shutdown"
+    request.transition.id = 7
+    assert bench.call(ChangeState, "/policy_node/change_state", request).success
+    bench.until(lambda: data(commands[-1]) == SAFE, "safe command")
+    assert bench.leave.asked
+    assert bench.leave.code == 0
+
+
+def test_use_mpc_is_switched_while_running(bench, joints, commanding):
+    node, _ = commanding()
+    modes = bench.listen(Float64MultiArray, "/policy_node/telemetry")
+    plans = bench.listen(JointTrajectory, "/policy_node/plan")
+    bench.until(lambda: node.count_subscribers("/policy_node/plan"), "subscription")
+    for use_mpc, mode in ((True, "mpc"), (False, "policy"), (True, "mpc")):
+        assert bench.set_parameter(node, "use_mpc", use_mpc).successful
+        modes.clear()
+        joints.until(
+            lambda m=mode: modes and modes[-1].data[COLUMNS.index("mode")] == MODES.index(m), mode
+        )
+    assert plans[-1].joint_names == ["slider"]
+    assert len(plans[-1].points) == 5
+    assert abs(plans[-1].points[0].effort[0]) <= 300.0
+
+
+def test_planner_is_resized_while_running(bench, joints, commanding):
+    node, _ = commanding(use_mpc=True)
+    plans = bench.listen(JointTrajectory, "/policy_node/plan")
+    bench.until(lambda: node.count_subscribers("/policy_node/plan"), "subscription")
+    assert bench.set_parameter(node, "mpc.horizon", 2).successful
+    joints.until(lambda: plans and len(plans[-1].points) == 2, "shorter plan")
+    assert bench.set_parameter(node, "mpc.horizon", 0).successful
+    joints.until(lambda: len(plans[-1].points) == 5, "plan of the bundle's own length")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("mpc.candidates", 3, "mpc: candidates: got 3; "),
+        ("mpc.horizon", 101, "Max: 100"),
+        ("mpc.budget_ms", -1.0, "Min: 0.0"),
+        ("mpc.budget_ms", float("nan"), "out of range"),
+        ("max_observation_age_ms", 1e9, "Max: 60000.0"),
+        ("use_mpc", 1, "bool"),
+        (
+            "providers",
+            ["NoSuchProvider"],
+            "providers: unknown 'NoSuchProvider'; expected some of: ",
+        ),
+        ("trigger", "never", "trigger: got 'never'; expected one of: timer, observation"),
+        ("trigger", "timer", "trigger: is read at configure only"),
+        ("autostart", True, "read-only"),
+    ],
+)
+def test_parameter_is_refused_with_a_reason(bench, bundle, name, value, reason):
+    node = bench.policy(bundle=str(bundle))
+    assert node.trigger_configure() == SUCCESS
+    result = bench.set_parameter(node, name, value)
+    assert not result.successful
+    assert reason.lower() in result.reason.lower()
+
+
+def test_every_parameter_is_described(bench):
+    bench.policy()
+    request = DescribeParameters.Request(names=list(SPECS))
+    answer = bench.call(DescribeParameters, "/policy_node/describe_parameters", request)
+    for descriptor in answer.descriptors:
+        assert descriptor.description, descriptor.name
+        if descriptor.type in (2, 3):  # integer, double
+            assert descriptor.integer_range or descriptor.floating_point_range, descriptor.name
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"names": ["slider"], "position": [0.0], "velocity": [0.0]}, "joint 'hinge' is missing"),
+        ({"velocity": []}, "field 'velocity' has 0 values"),
+        ({"position": (0.1, float("nan"))}, "hinge/position = nan"),
+        ({"sec": 1}, "old; limit 200 ms"),
+        ({"sec": 0, "nanosec": 0}, "header.stamp is 0"),
+    ],
+)
+def test_bad_observation_gives_the_safe_command_and_says_so(
+    bench, joints, commanding, message, reason
+):
+    _, commands = commanding()
+    statuses = bench.diagnostics()
+    joints.until(lambda: data(commands[-1]) == SAFE, "safe command", **message)
+    joints.until(lambda: any(reason in text for _, text, _ in statuses), "status", **message)
+    level, text, values = next(status for status in statuses if reason in status[1])
+    assert level == DiagnosticStatus.ERROR
+    assert text.startswith("safe command: ")
+    assert values["mode"] == "safe"
+    assert int(values["ticks.safe"]) >= 1
+    assert int(values["fallbacks.observation"]) >= 1
+    joints.until(lambda: data(commands[-1]) != SAFE, "command after recovery")
+
+
+def test_diagnostics_while_commanding(bench, joints, commanding):
+    commanding()
+    statuses = bench.diagnostics()
+    joints.until(lambda: any(level == DiagnosticStatus.OK for level, _, _ in statuses), "OK")
+    _, text, values = next(s for s in statuses if s[0] == DiagnosticStatus.OK)
+    assert text == "policy"
+    assert float(values["tick_p50_ms"]) > 0
+    assert float(values["inference_p99_ms"]) > 0
+    assert values["planning_p50_ms"] == ""
+    assert values["use_mpc"] == "false"
+    assert float(values["observation_age_ms"]) < 200
+
+
+def test_missing_bundle_fails_to_configure_and_says_why(bench, tmp_path):
+    node = bench.policy(bundle=str(tmp_path / "nowhere"))
+    statuses = bench.diagnostics()
+    assert node.trigger_configure() == FAILURE
+    assert not node.autostart()
+    bench.until(lambda: statuses, "status")
+    assert statuses[0][0] == DiagnosticStatus.ERROR
+    assert f"bundle '{tmp_path / 'nowhere'}' is not a folder" in statuses[0][1]
+
+
+def test_damaged_bundle_fails_to_configure_and_recovers(bench, bundle, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundle, damaged)
+    (damaged / "policy.onnx").write_bytes(b"not a graph")
+    node = bench.policy(bundle=str(damaged))
+    statuses = bench.diagnostics()
+    assert node.trigger_configure() == FAILURE
+    bench.until(lambda: statuses, "status")
+    assert "policy.onnx: sha256" in statuses[0][1]
+    assert bench.set_parameter(node, "bundle", str(bundle)).successful
+    assert node.trigger_configure() == SUCCESS
+
+
+def test_bundle_of_another_task_fails_to_configure(bench, bundle):
+    node = bench.policy(bundle=str(bundle), task="hopper")
+    statuses = bench.diagnostics()
+    assert node.trigger_configure() == FAILURE
+    bench.until(lambda: statuses, "status")
+    assert "does not fit task 'hopper'" in statuses[0][1]
+
+
+def test_unknown_task_fails_to_configure(bench, bundle):
+    node = bench.policy(bundle=str(bundle), task="unicycle")
+    statuses = bench.diagnostics()
+    assert node.trigger_configure() == FAILURE
+    bench.until(lambda: statuses, "status")
+    assert "unknown task 'unicycle'" in statuses[0][1]
+
+
+def test_stop_is_latched(bench, joints, commanding):
+    _, commands = commanding()
+    assert bench.trigger("/policy_node/stop").success
+    bench.until(lambda: data(commands[-1]) == SAFE, "safe command")
+    seen = len(commands)
+    joints.until(lambda: len(commands) > seen + 3, "commands")
+    assert all(data(command) == SAFE for command in commands[seen:])
+    assert bench.trigger("/policy_node/clear_stop").success
+    joints.until(lambda: data(commands[-1]) != SAFE, "command")
+    assert bench.trigger("/policy_node/clear_stop").message == "not stopped"
+
+
+def test_stop_without_a_bundle_is_refused(bench):
+    bench.policy()
+    answer = bench.trigger("/policy_node/stop")
+    assert not answer.success
+    assert "not configured" in answer.message
+
+
+def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, commanding, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    node, commands = commanding(bundle=str(copy))
+    manifests = bench.listen(String, "/policy_node/metadata", LATCHED)
+    graph = (copy / "policy.onnx").read_bytes()
+    (copy / "policy.onnx").write_bytes(graph[:-1])
+    answer = bench.trigger("/policy_node/reload")
+    assert not answer.success
+    assert "policy.onnx: sha256" in answer.message
+    seen = len(commands)
+    joints.until(lambda: len(commands) > seen, "command of the old bundle")
+    assert data(commands[-1]) != SAFE
+
+    (copy / "policy.onnx").write_bytes(graph)
+    before = node._loop.controller
+    answer = bench.trigger("/policy_node/reload")
+    assert answer.success, answer.message
+    assert node._loop.controller is not before
+    bench.until(lambda: len(manifests) == 2, "manifest")
+    assert yaml.safe_load(manifests[-1].data)["task"]["name"] == "inverted_pendulum"
+    seen = len(commands)
+    joints.until(lambda: len(commands) > seen, "command of the new bundle")
+    assert data(commands[-1]) != SAFE
+
+
+def test_reload_of_another_task_is_refused(bench, commanding, untrained_bundle):
+    node, _ = commanding()
+    other = str(untrained_bundle("hopper").path)
+    assert bench.set_parameter(node, "bundle", other).successful
+    answer = bench.trigger("/policy_node/reload")
+    assert not answer.success
+    assert "does not fit task 'inverted_pendulum'" in answer.message
+
+
+def test_commands_stay_within_limits_and_rate(bench, joints, commanding):
+    _, commands = commanding(trigger="timer", action_rate_limit=1.0)
+    joints.until(lambda: len(commands) > 5, "commands", position=(50.0, -50.0))
+    values = [0.0] + [data(command)[0] for command in commands]
+    assert max(abs(b - a) for a, b in pairwise(values)) <= 0.04 + 1e-12
+    assert max(map(abs, values)) <= 3.0

@@ -1,0 +1,212 @@
+"""Nodes as real processes: signals, exit codes, and a whole graph."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from std_msgs.msg import Float64, Float64MultiArray, String
+
+from maac_ros.bundle import load_bundle
+from maac_ros.controller import Controller, ControllerSettings
+from maac_ros.evaluation import run_episode
+from maac_ros.nodes.common import LATCHED, profile
+from maac_ros.nodes.telemetry import COLUMNS, MODES
+from maac_ros.simulation import TaskEnv
+from maac_ros.task import load_task
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def start():
+    """``start(module, *arguments)``: a process in a group of its own, as launch starts it."""
+    started = []
+
+    def make(module, *arguments):
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield make
+    for process in started:
+        process.send_signal(signal.SIGINT)  # `up` stops the processes that it started
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+
+
+def parameters(**values):
+    flags = [f"{name}:={json.dumps(value)}" for name, value in values.items()]
+    return ["--ros-args", *(word for flag in flags for word in ("-p", flag))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_sends_the_safe_command_last_and_exits_with_0(
+    bench, joints, start, untrained_bundle, number
+):
+    commands = bench.commands()
+    process = start(
+        "maac_ros.nodes.policy_node",
+        *parameters(bundle=str(untrained_bundle("inverted_pendulum").path), autostart=True),
+    )
+    joints.until(lambda: len(commands) > 5 and commands[-1].data[0] != 0.0, "commands")
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 0, output
+    seen = -1
+    while seen != len(commands):  # what was under way
+        seen = len(commands)
+        bench.executor.spin_once(timeout_sec=0.1)
+    assert list(commands[-1].data) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"bundle": "/nowhere", "autostart": True}, "bundle '/nowhere' is not a folder"),
+        ({"bundle": "", "mpc.horizon": 101}, "mpc.horizon"),
+        ({"bundle": "", "providers": ["NoSuchProvider"]}, "unknown 'NoSuchProvider'"),
+    ],
+)
+def test_bad_start_ends_with_1_and_a_reason(start, arguments, reason):
+    process = start("maac_ros.nodes.policy_node", *parameters(**arguments))
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert reason in output
+    assert "Traceback" not in output
+
+
+def test_simulator_stops_on_a_signal_with_0(bench, start):
+    process = start("maac_ros.nodes.sim_node", *parameters(mode="realtime"))
+    bench.until(lambda: bench.probe.count_publishers("/joint_states"), "simulator")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 0, output
+
+
+def test_whole_graph_in_lockstep_plays_the_episode_of_the_environment(
+    bench, start, short_task, untrained_bundle
+):
+    bundle, path = untrained_bundle("half_cheetah"), short_task("half_cheetah", 100)
+    returns = bench.listen(Float64, "/sim_node/episode_return", LATCHED)
+    process = start(
+        "maac_ros.up",
+        "sim_deploy",
+        f"task:={path}",
+        f"bundle:={bundle.path}",
+        "mode:=lockstep",
+        "seed:=5",
+        "episodes:=1",
+    )
+    bench.until(lambda: returns, "return")
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 0, output
+    assert "[sim_node] " in output
+    assert "[policy_node] " in output
+    settings = ControllerSettings(bundle.task.planner, mpc_budget_s=np.inf)
+    episode = run_episode(Controller(bundle, settings), TaskEnv(load_task(path)), seed=5)
+    assert [message.data for message in returns] == [episode.episode_return]
+
+
+def test_whole_graph_in_real_time_plans_and_stops_on_a_signal(bench, start, untrained_bundle):
+    bundle = untrained_bundle("half_cheetah").path
+    ticks = bench.listen(Float64MultiArray, "/policy_node/telemetry", profile(depth=1000))
+    process = start(
+        "maac_ros.up", "sim_deploy", "task:=half_cheetah", f"bundle:={bundle}", "use_mpc:=true"
+    )
+    bench.until(
+        lambda: any(row.data[COLUMNS.index("mode")] == MODES.index("mpc") for row in ticks), "plan"
+    )
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0, output
+    assert "still running" not in output
+
+
+def test_graph_ends_when_a_node_fails(start, untrained_bundle):
+    process = start(
+        "maac_ros.up",
+        "sim_deploy",
+        "task:=hopper",
+        f"bundle:={untrained_bundle('inverted_pendulum').path}",
+    )
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "does not fit task 'hopper'" in output
+
+
+PRESET = """
+schema_version: 1
+description: As little learning as possible.
+settings:
+  random_steps: 60
+  model: {members: 2, hidden: [8], first_fit_steps: 5, fit_steps: 2, batch_size: 16, validate_every: 5}
+  rollout: {length: 2, batch: 20}
+  agent: {hidden: [8], batch_size: 16, critic_warmup: 1, horizon: 1}
+  evaluation: {every: 50, episodes: 1}
+"""
+
+
+@pytest.fixture
+def train(start, tmp_path):
+    """``train(env_steps)``: the graph sim_train with hardly any learning, and its run folder."""
+
+    def make(env_steps):
+        preset, run = tmp_path / "tiny.yaml", tmp_path / "run"
+        preset.write_text(PRESET, encoding="utf-8")
+        words = [f"preset:={preset}", f"run_dir:={run}", f"env_steps:={env_steps}", "seed:=3"]
+        return start("maac_ros.up", "sim_train", *words), run
+
+    return make
+
+
+def test_training_reports_progress_and_ends_with_a_bundle(bench, train):
+    evaluations = bench.listen(
+        Float64, "/trainer_node/progress/evaluation_return", profile(depth=100)
+    )
+    process, run = train(120)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    bench.until(lambda: evaluations, "evaluation")
+    bundle = load_bundle(run / "bundle")
+    assert bundle.manifest.provenance.env_steps == 120
+    assert bundle.manifest.provenance.seed == 3
+
+
+def test_training_stopped_by_a_signal_leaves_a_checkpoint(bench, train):
+    process, run = train(1_000_000)
+    diagnostics = bench.diagnostics()
+    bench.until(lambda: any("step" in text for _, text, _ in diagnostics), "progress")
+    assert bench.trigger("/trainer_node/export").success
+    bench.until((run / "bundle" / "bundle.yaml").is_file, "bundle")
+    assert bench.trigger("/trainer_node/checkpoint").success
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    assert list((run / "checkpoints").iterdir())
+    assert load_bundle(run / "bundle").manifest.provenance.env_steps < 1_000_000
+
+
+def test_episode_report_is_there_for_a_late_listener(bench, start, untrained_bundle):
+    bundle = untrained_bundle("inverted_pendulum").path
+    start("maac_ros.up", "sim_deploy", f"bundle:={bundle}", "mode:=lockstep")
+    bench.until(lambda: bench.probe.count_publishers("/sim_node/episode"), "simulator")
+    reports = bench.listen(String, "/sim_node/episode", LATCHED)
+    bench.until(lambda: reports, "report")
+    assert set(json.loads(reports[0].data)) == {"episode", "steps", "return", "terminated"}
