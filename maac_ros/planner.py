@@ -70,8 +70,8 @@ class CemPlanner:
         """
         start = self._clock()
         horizon, actions = self.settings.horizon, len(self._low)
-        mean = np.empty((horizon, actions), np.float32)
-        std = np.empty_like(mean)
+        mean = np.zeros((horizon, actions), np.float32)
+        std = np.zeros_like(mean)
         value, done = float("nan"), 0
         for iteration in range(self.settings.iterations):
             begun = self._clock()

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import MaacError
@@ -212,17 +213,21 @@ class _Observer:
 
         request = SetParameters.Request()
         request.parameters = [Parameter("use_mpc", value=value).to_parameter_msg()]
-        future = self._parameters.call_async(request)
-        self._until(future.done, "answer to a change of use_mpc", 5.0)
-        answer = future.result().results[0]
+        answer = self._call(self._parameters, request).results[0]
         if not answer.successful:
             raise TrialError(f"the policy node refused use_mpc: {answer.reason}")
 
     def _reset(self) -> None:
         from std_srvs.srv import Trigger
 
-        future = self._resets.call_async(Trigger.Request())
-        self._until(future.done, "answer to a reset of the simulator", 5.0)
+        self._call(self._resets, Trigger.Request())
+
+    def _call(self, client: Any, request: Any) -> Any:
+        # A request that is sent before the service is found is lost.
+        self._until(client.service_is_ready, f"service {client.srv_name}", _START_SECONDS)
+        future = client.call_async(request)
+        self._until(future.done, f"answer of {client.srv_name}", _START_SECONDS)
+        return future.result()
 
     def _until(self, done: Callable[[], bool], what: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
