@@ -14,8 +14,8 @@ from maac_learning.dynamics import DynamicsEnsemble, Prediction
 from maac_learning.networks import Critics, Policy
 from maac_learning.objectives import Rollout, expanded_return, unroll
 
-_VALUE_BOUND_RATE = 0.01
-"""Rate at which the bounds of the value follow the bounds of the reward."""
+_VALUE_BOUND_RATE = 0.001
+"""Rate at which the bounds of the value follow those of the reward: slowly, since they also hold back optimism."""
 
 
 class UpdateReport(NamedTuple):
@@ -100,7 +100,7 @@ class Agent:
         with torch.set_grad_enabled(train_actor):
             rollout = self._rollout(model, start, generator)
         temperature = self.log_temperature.detach().exp()
-        critic_loss, target = self._update_critics(rollout, temperature)
+        critic_loss, target = self._update_critics(rollout, temperature, generator)
         actor_loss = torch.zeros_like(critic_loss)
         if train_actor:
             for parameter in self.critics.parameters():
@@ -159,14 +159,23 @@ class Agent:
         finally:
             model.requires_grad_(True)
 
-    def _update_critics(self, rollout: Rollout, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    def _update_critics(
+        self, rollout: Rollout, temperature: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             self._follow_reward(rollout, temperature)
-            terminal = self.targets(rollout.observation[-1], rollout.action[-1]).amin(dim=0)
+            # The smaller of two critics drawn at random (Chen et al., 2021): with two, the usual twin minimum.
+            pair = torch.randperm(self.targets.count, generator=generator)[:2]
+            terminal = self.targets(rollout.observation[-1], rollout.action[-1])[pair].amin(dim=0)
+            center, scale = self.critics.center, self.critics.scale
             target = expanded_return(
-                rollout, terminal, self.config.discount, temperature, first_entropy=False
+                rollout,
+                terminal.clamp(center - scale, center + scale),
+                self.config.discount,
+                temperature,
+                first_entropy=False,
             )
-            goal = ((target - self.critics.center) / self.critics.scale).clamp(-1.0, 1.0)
+            goal = (target - center) / scale
         predicted = self.critics.scaled(rollout.observation[0].detach(), rollout.action[0].detach())
         # Summed over critics: their gradients are independent.
         loss = 0.5 * ((predicted - goal) ** 2).mean(dim=1).sum()
@@ -179,14 +188,13 @@ class Agent:
     def _follow_reward(self, rollout: Rollout, temperature: Tensor) -> None:
         """Let centre and scale of the critics follow the range of soft rewards, divided by 1 - gamma.
 
-        Values lie in that range, so targets are clamped to it; 0 belongs to it, the value after termination.
+        The value of a state in which the episode goes on lies there, so the target critics are clamped to it.
         """
         reward = rollout.reward - temperature * rollout.log_density[:-1]
         if reward.numel() == 0:
             return
         share = reward.new_tensor([0.01, 0.99])
         low, high = torch.quantile(reward.flatten(), share) / (1.0 - self.config.discount)
-        low, high = torch.clamp(low, max=0.0), torch.clamp(high, min=0.0)
         center, scale = 0.5 * (low + high), torch.clamp(0.5 * (high - low), min=1.0)
         rate = _VALUE_BOUND_RATE if self._bounds_known else 1.0
         self._bounds_known = True
@@ -205,7 +213,10 @@ class Agent:
 
     def state(self) -> dict[str, Tensor]:
         """All tensors by name, for checkpoints (optimisers apart)."""
-        tensors = {"log_temperature": self.log_temperature.detach()}
+        tensors = {
+            "log_temperature": self.log_temperature.detach(),
+            "bounds_known": torch.tensor(self._bounds_known),
+        }
         for name, network in self._networks().items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         return tensors
@@ -219,7 +230,7 @@ class Agent:
             )
         with torch.no_grad():
             self.log_temperature.copy_(tensors["log_temperature"])
-        self._bounds_known = True
+        self._bounds_known = bool(tensors["bounds_known"])
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {"policy": self.policy, "critics": self.critics, "targets": self.targets}

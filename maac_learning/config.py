@@ -56,7 +56,7 @@ class RolloutConfig(schema.Description):
     batch: int = Field(default=1000, ge=1)
     """Rollouts started, from real states, each time."""
     every: int = Field(default=250, ge=1)
-    """Environment steps between two batches of rollouts."""
+    """Updates between two batches of rollouts."""
     real_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of real states in an update's batch; the rest comes from D_model."""
 
@@ -74,11 +74,11 @@ class AgentConfig(schema.Description):
     """Activation of the critics' hidden layers."""
     layer_norm: bool = True
     """Normalise hidden layers before their activation."""
-    critics: int = Field(default=2, ge=1, le=16)
-    """Q-functions; the smallest makes the target, their mean guides the actor."""
+    critics: int = Field(default=5, ge=2, le=16)
+    """Q-functions; the smaller of two drawn at random makes the target, the mean of all guides the actor."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Adam's step size for policy, critics and temperature."""
-    discount: float = Field(default=0.99, gt=0, lt=1)
+    discount: float = Field(default=0.995, gt=0, lt=1)
     """Gamma, a control step."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
     """Share of the critics that moves into the target critics at each update."""
@@ -87,7 +87,9 @@ class AgentConfig(schema.Description):
     updates_per_step: float = Field(default=1.0, gt=0)
     """Updates an environment step."""
     critic_warmup: int = Field(default=250, ge=0)
-    """Updates of the critics alone after the first model fit."""
+    """Updates of the critics alone after each model fit."""
+    first_updates: int = Field(default=3000, ge=0)
+    """Updates after the first model fit, before the policy acts for the first time."""
     initial_temperature: float = Field(default=0.1, gt=0)
     """Weight of the entropy at the start; it is then tuned."""
     target_entropy_per_action: float = -1.0

@@ -88,6 +88,7 @@ class Trainer:
         self._evaluators = [Simulation(self.task) for _ in range(config.evaluation.episodes)]
         self._env_steps = 0
         self._fits = 0
+        self._updates = 0
         self._update_debt = 0.0
         self._episode_return = 0.0
         self._model_mse = math.nan
@@ -155,11 +156,10 @@ class Trainer:
             since = steps - config.random_steps
             if since % config.model.fit_every == 0:
                 self._fit_model()
-            if since % config.rollout.every == 0 or self._states.size == 0:
-                self._imagine()
-            if since == 0:
                 for _ in range(config.agent.critic_warmup):
                     self._update(train_actor=False)
+            if since == 0:
+                self._update_debt += config.agent.first_updates
             self._update_debt += config.agent.updates_per_step
             while self._update_debt >= 1.0:
                 self._update()
@@ -219,6 +219,9 @@ class Trainer:
         self._states.add(self._agent.imagine(self._model, start, rollout.length, self._generator))
 
     def _update(self, train_actor: bool = True) -> None:
+        if self._states.size == 0 or self._updates % self.config.rollout.every == 0:
+            self._imagine()
+        self._updates += 1
         rows = _multiple(self.config.agent.batch_size, self._model.members)
         real = round(self.config.rollout.real_fraction * rows)
         start = torch.cat(
@@ -305,6 +308,7 @@ class Trainer:
         state = {
             "env_steps": self._env_steps,
             "fits": self._fits,
+            "updates": self._updates,
             "update_debt": self._update_debt,
             "episode_return": self._episode_return,
             "last_episode_return": self._last_episode_return,
@@ -351,7 +355,8 @@ class Trainer:
                 )
             )
             self._env_steps, self._fits = state["env_steps"], state["fits"]
-            self._update_debt, self._episode_return = state["update_debt"], state["episode_return"]
+            self._updates, self._update_debt = state["updates"], state["update_debt"]
+            self._episode_return = state["episode_return"]
             self._last_episode_return, self._model_mse = (
                 state["last_episode_return"],
                 state["model_mse"],
@@ -414,4 +419,6 @@ def _multiple(count: int, of: int) -> int:
 
 def _rollouts_kept(config: TrainConfig) -> int:
     """Batches of rollouts made between two model fits: D_model is emptied at each fit."""
-    return max(1, -(-config.model.fit_every // config.rollout.every))
+    agent = config.agent
+    updates = agent.critic_warmup + config.model.fit_every * agent.updates_per_step
+    return 1 + math.ceil(updates / config.rollout.every)
