@@ -97,9 +97,13 @@ def _ended(processes: Sequence[_Process]) -> bool:
 
 
 def _first_failure(processes: Sequence[_Process]) -> int:
-    """Exit code of the first process that failed, as a shell gives it; 0 when none did."""
+    """Exit code of the first process that failed, as a shell gives it; 0 when none did.
+
+    A process that dies of SIGINT was interrupted before it could handle one, while it was still starting.
+    """
     codes = [process.popen.poll() or 0 for process in processes]
-    return next((128 - code if code < 0 else code for code in codes if code), 0)
+    failures = [code for code in codes if code not in (0, -signal.SIGINT)]
+    return next((128 - code if code < 0 else code for code in failures), 0)
 
 
 def _stop(processes: Sequence[_Process]) -> None:

@@ -23,6 +23,8 @@ from rclpy.task import Future
 
 from maac_ros.errors import ConfigError, MaacError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 _POLL_SECONDS = 0.1
 """A signal is noticed within this time: Python runs its handlers only between two waits."""
 
@@ -78,12 +80,12 @@ class RunnableNode(Protocol):
 
 
 def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | None = None) -> int:
-    """Run a node until SIGINT, SIGTERM or its own wish, and return the exit code of the process.
+    """Run a node until SIGINT, SIGTERM or its own wish; return the exit code of the process, which must end then.
 
     rclpy's own handlers would end the context first, and nothing, not even the safe command, could be sent.
     """
     leave = Exit()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: leave.request())
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
@@ -104,6 +106,9 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
         return leave.code
     finally:
         rclpy.try_shutdown()
+        # A Ctrl-C reaches a launched node twice: from the terminal, and then from launch.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def in_thread(executor: Executor, work: Callable[[], Any]) -> Future:

@@ -55,9 +55,6 @@ from maac_ros.timing import Deadlines
 
 REPEAT_SECONDS = 0.2
 
-LINGER_REPEATS = 5
-"""Repeat periods for which the node stays after the last episode: who has just found it gets the result too."""
-
 PARAMETERS = (
     ParameterSpec(
         "task",
@@ -115,7 +112,6 @@ class SimNode(Node):
         self._command: Vector | None = None  # lockstep: waits for ~/step; realtime: held
         self._paused = self._ended = False
         self._repeated_ns = 0
-        self._linger = LINGER_REPEATS
         self._open_interfaces()
         self._stopping = threading.Event()
         period_s = self._task.control.period_s / values["realtime_factor"]
@@ -219,7 +215,8 @@ class SimNode(Node):
         if self._episodes_left is not None:
             self._episodes_left -= 1
             if self._episodes_left == 0:
-                self._ended = True  # the repeat timer ends the process
+                self._ended = True
+                self._leave.request()
 
     def _publish_state(self) -> None:
         robot, stamp_ns = self._robot, self._robot.stamp_ns
@@ -232,13 +229,8 @@ class SimNode(Node):
 
     def _repeat_state(self) -> None:
         with self._lock:
-            if self._ended:
-                self._linger -= 1
-                if self._linger == 0:
-                    self._leave.request()
-                return
             # Only a state that has stood for a whole repeat period: it waits for an answer, or is paused.
-            if self._repeated_ns == self._robot.stamp_ns:
+            if self._repeated_ns == self._robot.stamp_ns and not self._ended:
                 self._publish_state()
             self._repeated_ns = self._robot.stamp_ns
 

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import MaacError
 from maac_ros.nodes.telemetry import COLUMNS, MODES
@@ -123,8 +125,11 @@ def run_trial(bundle: Path, seed: int, realtime_factor: float, log: Path) -> lis
     task = load_bundle(bundle).task  # a clear error, before anything starts
     isolate()
     episode_seconds = task.simulation.episode_steps * task.control.period_s / realtime_factor
+    log.parent.mkdir(parents=True, exist_ok=True)
+    task_file = log.with_name("task.yaml")  # the bundle's own task, shipped or not
+    task_file.write_text(yaml.safe_dump(task.model_dump(mode="json"), sort_keys=False))
     arguments = {
-        "task": task.name,
+        "task": task_file,
         "bundle": bundle,
         "seed": seed,
         "realtime_factor": realtime_factor,
@@ -184,11 +189,13 @@ class _Observer:
 
     def watch(self, command: Sequence[str]) -> list[Result]:
         """Play the three episodes with the nodes that ``command`` starts."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("w", encoding="utf-8") as output:
             self._nodes = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         self._until(lambda: bool(self._rows), "tick of the policy node", _START_SECONDS)
-        self._reset()  # the first ticks went by before this process was connected
+        # The first ticks went by before this process was connected to everything.
+        for client in (self._parameters, self._resets):
+            self._until(client.service_is_ready, f"service {client.srv_name}", _START_SECONDS)
+        self._reset()
         results = [self._play("policy")]
         self._use_mpc(True)
         results.append(self._play("MPC"))
@@ -223,8 +230,6 @@ class _Observer:
         self._call(self._resets, Trigger.Request())
 
     def _call(self, client: Any, request: Any) -> Any:
-        # A request that is sent before the service is found is lost.
-        self._until(client.service_is_ready, f"service {client.srv_name}", _START_SECONDS)
         future = client.call_async(request)
         self._until(future.done, f"answer of {client.srv_name}", _START_SECONDS)
         return future.result()
