@@ -24,6 +24,7 @@ from maac_ros.errors import ConfigError
 from maac_ros.evaluation import Episode
 from maac_ros.evaluation import evaluate as evaluate_bundle
 from maac_ros.inference import CPU_PROVIDERS
+from maac_ros.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         }
     if chosen.json is not None:
         document = {
+            "provenance": provenance(),
             "bundle": bundle.manifest.provenance.model_dump(),
             "task": bundle.task.name,
             "results": results,

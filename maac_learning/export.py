@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import subprocess
 import warnings
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +20,7 @@ from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.networks import Critics, Policy
 from maac_ros.bundle import Bundle, Provenance, action_fields, observation_fields, write_bundle
 from maac_ros.inference import Array, Signature, bundle_signatures
+from maac_ros.provenance import git_revision
 from maac_ros.task import Task
 from maac_ros.version import __version__
 
@@ -131,7 +131,7 @@ def export_bundle(
         "critics": agent.critics.count,
         "provenance": Provenance(
             maac_ros_version=__version__,
-            git_revision=_git_revision(),
+            git_revision=git_revision(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             seed=seed,
             env_steps=env_steps,
@@ -232,18 +232,3 @@ def _quiet() -> Any:
             yield
     finally:
         exporter.setLevel(level)
-
-
-def _git_revision() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

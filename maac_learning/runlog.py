@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from maac_learning.config import TrainConfig
-from maac_ros.version import __version__
+from maac_ros.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class RunLog:
         self.rows = list(rows)
         self._events = SummaryWriter(str(folder / "tensorboard"))
         header = [
-            f"# maac_ros {__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}",
-            f"# machine: {platform.machine()}, {torch.get_num_threads()} PyTorch threads",
+            *(f"# {key}: {value}" for key, value in provenance().items()),
+            f"# torch: {torch.__version__}, {torch.get_num_threads()} threads",
             f"# settings: {config.model_dump_json()}",
         ]
         self._path.write_text("\n".join(header) + "\n" + ",".join(COLUMNS) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ import yaml
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import MaacError
 from maac_ros.nodes.telemetry import COLUMNS, MODES
+from maac_ros.provenance import provenance
 from maac_ros.timing import Recorder, Summary
 
 SWITCH_TICKS = 50
@@ -276,6 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(results))
     if chosen.json is not None:
         document = {
+            "provenance": provenance(),
+            "seed": chosen.seed,
             "realtime_factor": chosen.realtime_factor,
             "episodes": [asdict(r) for r in results],
         }

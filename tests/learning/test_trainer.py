@@ -53,7 +53,7 @@ def test_run_folder_holds_settings_curve_picture_events_and_checkpoint(tmp_path)
     trainer = Trainer(short(), run)
     trainer.train(seen.append)
     lines = (run / "curve.csv").read_text().splitlines()
-    assert lines[0].startswith("# maac_ros ")
+    assert lines[0].startswith("# maac_ros: ")
     body = [line for line in lines if not line.startswith("#")]
     assert body[0].startswith("env_steps,eval_return,eval_return_std,seconds")
     assert [int(line.split(",")[0]) for line in body[1:]] == [200, 300, 400]
