@@ -124,7 +124,7 @@ def test_planner_is_resized_while_running(bench, joints, commanding):
         ("mpc.budget_ms", -1.0, "Min: 0.0"),
         ("mpc.budget_ms", float("nan"), "out of range"),
         ("max_observation_age_ms", 1e9, "Max: 60000.0"),
-        ("use_mpc", 1, "bool"),
+        ("use_mpc", 1, "type"),
         (
             "providers",
             ["NoSuchProvider"],

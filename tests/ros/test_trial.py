@@ -52,7 +52,9 @@ def test_trial_switches_planning_while_the_nodes_run(untrained_bundle, tmp_path)
     assert "| switching |" in done.stdout
     episodes = json.loads(results.read_text())["episodes"]
     assert [e["name"] for e in episodes] == ["policy", "MPC", "switching"]
-    assert set(episodes[0]["ticks"]) == {"policy"}
+    # On a busy machine a late observation may cost a safe tick; planning must not have begun.
+    assert episodes[0]["ticks"]["policy"] > 0
+    assert "mpc" not in episodes[0]["ticks"]
     assert episodes[1]["ticks"]["mpc"] > 0
 
 
