@@ -167,12 +167,8 @@ def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVI
 def require_same_task(bundle: Bundle, task: Task) -> None:
     """Raise :class:`BundleError` unless ``bundle`` was trained for the interface of ``task``."""
     trained = bundle.manifest
-    for what, got, expected in (
-        ("task name", trained.task.name, task.name),
-        ("observation", trained.observation, observation_fields(task)),
-        ("action", trained.action, action_fields(task)),
-        ("control_period_s", trained.control_period_s, task.control.period_s),
-    ):
+    names = ("task name", trained.task.name, task.name)
+    for what, got, expected in (names, *_interface(trained, task)):
         if got != expected:
             raise BundleError(
                 f"bundle '{bundle.path}' does not fit task '{task.name}': {what}: "
@@ -241,12 +237,7 @@ def _load_manifest(folder: Path) -> Manifest:
     if version != SCHEMA_VERSION:
         raise BundleError(f"{path}: schema_version: got {version!r}; expected {SCHEMA_VERSION}")
     manifest = schema.parse(data, Manifest, str(path), BundleError)
-    task = manifest.task
-    for name, got, expected in (
-        ("observation", manifest.observation, observation_fields(task)),
-        ("action", manifest.action, action_fields(task)),
-        ("control_period_s", manifest.control_period_s, task.control.period_s),
-    ):
+    for name, got, expected in _interface(manifest, manifest.task):
         if got != expected:
             raise BundleError(
                 f"{path}: {name}: {_brief(got)} disagrees with the task, which gives {_brief(expected)}"
@@ -257,6 +248,15 @@ def _load_manifest(folder: Path) -> Manifest:
             f"{path}: sha256: got {sorted(manifest.sha256)}; expected {sorted(expected_files)}"
         )
     return manifest
+
+
+def _interface(manifest: Manifest, task: Task) -> tuple[tuple[str, object, object], ...]:
+    """What a bundle and a task must agree on: name, the bundle's value, the task's value."""
+    return (
+        ("observation", manifest.observation, observation_fields(task)),
+        ("action", manifest.action, action_fields(task)),
+        ("control_period_s", manifest.control_period_s, task.control.period_s),
+    )
 
 
 def _read(folder: Path, name: str, digest: str) -> bytes:
