@@ -117,7 +117,7 @@ class Trainer:
         return self._solved
 
     def request_stop(self) -> None:
-        """Stop after the present environment step, with a checkpoint. May be called from any thread."""
+        """Stop after the present environment step or update, with a checkpoint. May be called from any thread."""
         self._stop.set()
 
     def request_checkpoint(self) -> None:
@@ -133,11 +133,7 @@ class Trainer:
         self._started = time.monotonic()
         told = -math.inf
         try:
-            while (
-                self._env_steps < self.config.env_steps
-                and not self._stop.is_set()
-                and not self._solved
-            ):
+            while self._unfinished() and not self._stop.is_set() and not self._solved:
                 self._step()
                 if time.monotonic() - told > _PROGRESS_SECONDS:
                     on_progress(self._progress())
@@ -150,28 +146,43 @@ class Trainer:
     def _step(self) -> None:
         """One environment step and the learning that is due after it."""
         config = self.config
-        self._collect()
+        if (
+            self._update_debt < 1.0
+        ):  # else a stop came between two updates: first do the rest of them
+            self._collect()
+            self._begin_learning()
+        while self._update_debt >= 1.0:
+            if self._stop.is_set():
+                return
+            self._update()
+            self._update_debt -= 1.0
         steps = self._env_steps
-        if steps >= config.random_steps:
-            since = steps - config.random_steps
-            if since % config.model.fit_every == 0:
-                self._fit_model()
-                for _ in range(config.agent.critic_warmup):
-                    self._update(train_actor=False)
-            if since == 0:
-                self._update_debt += config.agent.first_updates
-            self._update_debt += config.agent.updates_per_step
-            while self._update_debt >= 1.0:
-                self._update()
-                self._update_debt -= 1.0
-            if steps % config.evaluation.every == 0 or steps == config.env_steps:
-                self._evaluate()
+        due = steps % config.evaluation.every == 0 or steps == config.env_steps
+        if steps >= config.random_steps and due:
+            self._evaluate()
         if steps % config.checkpoint_every == 0 or self._checkpoint_asked.is_set():
             self._checkpoint_asked.clear()
             self.save_checkpoint()
         if self._export_asked.is_set():
             self._export_asked.clear()
             self.export_bundle()
+
+    def _unfinished(self) -> bool:
+        return self._env_steps < self.config.env_steps or self._update_debt >= 1.0
+
+    def _begin_learning(self) -> None:
+        """Fit the model where that is due, and count the updates that are."""
+        config = self.config
+        since = self._env_steps - config.random_steps
+        if since < 0:
+            return
+        if since % config.model.fit_every == 0:
+            self._fit_model()
+            for _ in range(config.agent.critic_warmup):
+                self._update(train_actor=False)
+        if since == 0:
+            self._update_debt += config.agent.first_updates
+        self._update_debt += config.agent.updates_per_step
 
     @torch.no_grad()
     def _collect(self) -> None:

@@ -67,22 +67,43 @@ def test_run_folder_holds_settings_curve_picture_events_and_checkpoint(tmp_path)
     assert seen[-1].seconds_left == 0.0
 
 
-def test_resumed_run_goes_on_exactly_as_the_uninterrupted_one(tmp_path):
-    whole = Trainer(short(), tmp_path / "whole")
-    whole.train()
-    parted = Trainer(short(), tmp_path / "parted")
-    original = parted._step
+def stop_after_a_step(trainer):
+    """Stop after environment step 330."""
+    original = trainer._step
 
-    def stop_in_the_middle():
+    def step():
         original()
-        if parted.env_steps == 330:
-            parted.request_stop()
+        if trainer.env_steps == 330:
+            trainer.request_stop()
 
-    parted._step = stop_in_the_middle
+    trainer._step = step
+    return 330
+
+
+def stop_between_two_updates(trainer):
+    """Stop among the updates that catch up after the first fit."""
+    original = trainer._update
+
+    def update(train_actor=True):
+        original(train_actor)
+        if trainer._updates == 20:
+            trainer.request_stop()
+
+    trainer._update = update
+    return 200
+
+
+@pytest.mark.parametrize("stop", [stop_after_a_step, stop_between_two_updates])
+def test_resumed_run_goes_on_exactly_as_the_uninterrupted_one(tmp_path, stop):
+    config = short(agent={**SHORT["agent"], "first_updates": 40})
+    whole = Trainer(config, tmp_path / "whole")
+    whole.train()
+    parted = Trainer(config, tmp_path / "parted")
+    stopped_at = stop(parted)
     parted.train()
-    assert parted.env_steps == 330
+    assert parted.env_steps == stopped_at
     resumed = load_run(tmp_path / "parted")
-    assert resumed.env_steps == 330
+    assert resumed.env_steps == stopped_at
     resumed.train()
     columns = [c for c in vars(whole.rows[0]) if c != "seconds"]
     for a, b in zip(whole.rows, resumed.rows, strict=True):
