@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from maac_learning.config import AgentConfig
-from maac_learning.dynamics import DynamicsEnsemble, Prediction
+from maac_learning.dynamics import DynamicsEnsemble, Prediction, Shuffle
 from maac_learning.networks import Critics, Policy
-from maac_learning.objectives import Rollout, expanded_return, unroll
+from maac_learning.objectives import (
+    Rollout,
+    expanded_return,
+    expanded_returns,
+    steve_target,
+    unroll,
+)
+from maac_learning.replay import Transitions
 
 _VALUE_BOUND_RATE = 0.001
 """Rate at which the bounds of the value follow those of the reward: slowly, since they also hold back optimism."""
@@ -76,125 +86,226 @@ class Agent:
 
     @torch.no_grad()
     def renew(self, observations: Tensor) -> None:
-        """After a model fit: normalise by the data (N, O) seen so far, and restart the optimisers."""
+        """After a model fit: normalise by the data (N, O) seen so far, and restart the optimisers if so set."""
         for network in (self.policy, self.critics, self.targets):
             network.normalizer.fit(observations)
-        self._make_optimizers()
+        if self.config.restart_optimizers:
+            self._make_optimizers()
 
     def update(
         self,
         model: DynamicsEnsemble,
-        start: Tensor,
+        batch: Transitions,
         generator: torch.Generator,
         train_actor: bool = True,
     ) -> UpdateReport:
-        """One step of Algorithm 1's inner loop, on one rollout shared by critics and actor.
+        """One step of Algorithm 1's inner loop.
 
         Args:
             model: the ensemble; its weights stay as they are.
-            start: s_0 (B, O), with B a multiple of the ensemble's members.
+            batch: B transitions, with B a multiple of the ensemble's members. Where ``critic_data`` is ``rollout``
+                only their observations count.
             generator: CPU random stream.
             train_actor: False updates the critics alone.
         """
         config = self.config
-        with torch.set_grad_enabled(train_actor):
-            rollout = self._rollout(model, start, generator)
-        temperature = self.log_temperature.detach().exp()
-        critic_loss, target = self._update_critics(rollout, temperature, generator)
+        shared = config.critic_data == "rollout"
+        steps = config.horizon if train_actor else 0
+        rollout = None
+        if train_actor or shared:
+            steps = max(steps, config.critic_horizon) if shared else steps
+            with torch.set_grad_enabled(train_actor):
+                rollout = self._rollout(model, batch.observation, steps, generator)
+        temperature = self.log_temperature.detach().exp() * float(config.entropy)
+        if shared:
+            assert rollout is not None
+            critic_loss, value = self._learn_from_rollout(rollout, temperature, generator)
+        else:
+            critic_loss, value = self._learn_from_transitions(model, batch, temperature, generator)
         actor_loss = torch.zeros_like(critic_loss)
-        if train_actor:
-            for parameter in self.critics.parameters():
-                parameter.requires_grad_(False)
-            value = self.critics(rollout.observation[-1], rollout.action[-1]).mean(dim=0)
-            objective = expanded_return(
-                rollout, value, config.discount, temperature, first_entropy=True
-            )
-            # In the critics' units, so that the step does not depend on the reward's scale.
-            actor_loss = -objective.mean() / self.critics.scale
-            self._policy_optimizer.zero_grad(set_to_none=True)
-            actor_loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_gradient_norm)
-            self._policy_optimizer.step()
-            for parameter in self.critics.parameters():
-                parameter.requires_grad_(True)
-            self._update_temperature(rollout)
+        if train_actor and rollout is not None:
+            rollout = rollout.first(config.horizon)
+            actor_loss = self._update_actor(rollout, temperature, generator)
+            if config.entropy:
+                self._update_temperature(rollout)
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.targets.parameters()), list(self.critics.parameters()), config.target_rate
             )
-        return UpdateReport(actor_loss.detach(), critic_loss.detach(), temperature, target.mean())
+        return UpdateReport(actor_loss.detach(), critic_loss.detach(), temperature, value.mean())
 
     @torch.no_grad()
     def imagine(
         self, model: DynamicsEnsemble, start: Tensor, length: int, generator: torch.Generator
-    ) -> Tensor:
-        """States (N, O) of chained model rollouts from ``start`` (B, O), before any of them terminated."""
-        rollout = self._rollout(model, start, generator, length)
-        return rollout.observation[rollout.alive > 0]
+    ) -> Transitions:
+        """Transitions of chained model rollouts of ``length`` steps from ``start`` (B, O), to their terminations."""
+        return self._rollout(model, start, length, generator).transitions()
 
     def _rollout(
+        self, model: DynamicsEnsemble, start: Tensor, horizon: int, generator: torch.Generator
+    ) -> Rollout:
+        """Unroll policy and ensemble from (B, O); each row follows one member, redrawn every step."""
+        rows, observations = start.shape
+        device = start.device
+        action_noise = self._noise((horizon + 1, rows, self.policy.actions), generator, device)
+        state_noise = self._noise((horizon, rows, observations), generator, device)
+        deal = torch.argsort(torch.rand(horizon, rows, generator=generator), dim=1)
+        back = torch.empty_like(deal).scatter_(1, deal, torch.arange(rows).expand_as(deal))
+        shuffles = [Shuffle(*pair) for pair in zip(deal.to(device), back.to(device), strict=True)]
+
+        def step(observation: Tensor, action: Tensor, t: int) -> Prediction:
+            return model.step(observation, action, shuffles[t], state_noise[t])
+
+        with _frozen(model):
+            return unroll(start, horizon, lambda s, t: self.policy.sample(s, action_noise[t]), step)
+
+    @staticmethod
+    def _noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    def _learn_from_rollout(
+        self, rollout: Rollout, temperature: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Regress Q(s_0, a_0) on the rollout's own expanded return."""
+        with torch.no_grad():
+            rollout = rollout.first(self.config.critic_horizon)
+            self._follow_reward((rollout.reward - temperature * rollout.log_density[:-1]).flatten())
+            terminal = self._target_values(
+                rollout.observation[-1], rollout.action[-1], generator
+            ).amin(dim=0)
+            target = expanded_return(
+                rollout, terminal, self.config.discount, temperature, first_entropy=False
+            )
+        start, first = rollout.observation[0].detach(), rollout.action[0].detach()
+        return self._regress(start, first, target)
+
+    def _learn_from_transitions(
+        self,
+        model: DynamicsEnsemble,
+        batch: Transitions,
+        temperature: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Regress Q(s, a) on r + gamma times the value of s', expanded over ``critic_horizon`` model steps."""
+        config = self.config
+        with torch.no_grad():
+            if config.steve:
+                value = self._steve_value(model, batch.next_observation, temperature, generator)
+            else:
+                rollout = self._rollout(
+                    model, batch.next_observation, config.critic_horizon, generator
+                )
+                terminal = self._target_values(
+                    rollout.observation[-1], rollout.action[-1], generator
+                ).amin(dim=0)
+                value = expanded_return(
+                    rollout, terminal, config.discount, temperature, first_entropy=True
+                )
+            target = batch.reward + config.discount * (1.0 - batch.terminated) * value
+            _, density = self.policy.sample(
+                batch.observation, self._noise(batch.action.shape, generator, target.device)
+            )
+            self._follow_reward(batch.reward - temperature * density)
+        return self._regress(batch.observation, batch.action, target)
+
+    def _steve_value(
         self,
         model: DynamicsEnsemble,
         start: Tensor,
+        temperature: Tensor,
         generator: torch.Generator,
-        length: int | None = None,
-    ) -> Rollout:
-        horizon = self.config.horizon if length is None else length
+    ) -> Tensor:
+        """STEVE estimate (B,) of the soft value of ``start`` (B, O): every state through every member."""
+        horizon, members = self.config.critic_horizon, model.members
         rows, observations = start.shape
-        device = start.device
-        action_noise = torch.randn(horizon + 1, rows, self.policy.actions, generator=generator).to(
-            device
-        )
-        state_noise = torch.randn(horizon, rows, observations, generator=generator).to(device)
-        order = torch.argsort(torch.rand(max(horizon, 1), rows, generator=generator), dim=1).to(
-            device
-        )
-
-        def step(observation: Tensor, action: Tensor, t: int) -> Prediction:
-            return model.step(observation, action, order[t], state_noise[t])
-
-        model.requires_grad_(False)
-        try:
-            return unroll(start, horizon, lambda s, t: self.policy.sample(s, action_noise[t]), step)
-        finally:
-            model.requires_grad_(True)
-
-    def _update_critics(
-        self, rollout: Rollout, temperature: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            self._follow_reward(rollout, temperature)
-            # The smaller of two critics drawn at random (Chen et al., 2021): with two, the usual twin minimum.
-            pair = torch.randperm(self.targets.count, generator=generator)[:2]
-            terminal = self.targets(rollout.observation[-1], rollout.action[-1])[pair].amin(dim=0)
-            center, scale = self.critics.center, self.critics.scale
-            target = expanded_return(
-                rollout,
-                terminal.clamp(center - scale, center + scale),
-                self.config.discount,
-                temperature,
-                first_entropy=False,
+        # All members share a row's action noise, so that their disagreement is theirs alone.
+        action_noise = self._noise(
+            (horizon + 1, rows, self.policy.actions), generator, start.device
+        ).repeat(1, members, 1)
+        state_noise = self._noise((horizon, rows, observations), generator, start.device)
+        state_noise = state_noise.repeat(1, members, 1)
+        with _frozen(model):
+            rollout = unroll(
+                start.repeat(members, 1),
+                horizon,
+                lambda s, t: self.policy.sample(s, action_noise[t]),
+                lambda s, a, t: model.step(s, a, None, state_noise[t]),
             )
-            goal = (target - center) / scale
-        predicted = self.critics.scaled(rollout.observation[0].detach(), rollout.action[0].detach())
+        values = self._target_values(
+            rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1), generator
+        )
+        critics = values.shape[0]
+        values = values.view(critics, horizon + 1, -1).transpose(0, 1)
+        estimates = expanded_returns(rollout, values, self.config.discount, temperature)
+        estimates = estimates.view(horizon + 1, critics, members, rows).transpose(1, 2)
+        # Before the first model step all members are alike.
+        return steve_target([estimates[0, :1], *estimates[1:]])
+
+    def _target_values(
+        self, observation: Tensor, action: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Values (2, B) of two target critics drawn at random (Chen et al., 2021): of two, the usual twins."""
+        pair = torch.randperm(self.targets.count, generator=generator)[:2].to(observation.device)
+        value = self.targets(observation, action, pair)
+        if not self.config.bounded_values:
+            return value
+        center, scale = self.critics.center, self.critics.scale
+        return value.clamp(center - scale, center + scale)
+
+    def _regress(
+        self, observation: Tensor, action: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        goal = (target - self.critics.center) / self.critics.scale
+        predicted = self.critics.scaled(observation, action)
         # Summed over critics: their gradients are independent.
         loss = 0.5 * ((predicted - goal) ** 2).mean(dim=1).sum()
         self._critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.critics.parameters(), self.config.max_gradient_norm)
+        self._clip(self.critics)
         self._critic_optimizer.step()
         return loss, target
 
-    def _follow_reward(self, rollout: Rollout, temperature: Tensor) -> None:
-        """Let centre and scale of the critics follow the range of soft rewards, divided by 1 - gamma.
+    def _update_actor(
+        self, rollout: Rollout, temperature: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Ascend the pathwise gradient of the MAAC objective (section 4.1)."""
+        config = self.config
+        state, action = rollout.observation[-1], rollout.action[-1]
+        if config.terminal_samples > 1:
+            state = state.repeat(config.terminal_samples, 1)
+            noise = self._noise((len(state), self.policy.actions), generator, state.device)
+            action, density = self.policy.sample(state, noise)
+            density = density.view(config.terminal_samples, -1).mean(dim=0)
+            densities = torch.cat((rollout.log_density[:-1], density[None]))
+            rollout = replace(rollout, log_density=densities)
+        with _frozen(self.critics):
+            value = self.critics(state, action)
+        if config.terminal_samples > 1:
+            value = value.view(len(value), config.terminal_samples, -1).mean(dim=1)
+        value = value.mean(dim=0) if config.actor_critic == "mean" else value.amin(dim=0)
+        objective = expanded_return(
+            rollout, value, config.discount, temperature, first_entropy=True
+        )
+        # In the critics' units, so that the step does not depend on the reward's scale.
+        loss = -objective.mean() / self.critics.scale
+        self._policy_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._clip(self.policy)
+        self._policy_optimizer.step()
+        return loss
+
+    def _clip(self, network: torch.nn.Module) -> None:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), self.config.max_gradient_norm)
+
+    def _follow_reward(self, soft_reward: Tensor) -> None:
+        """Let centre and scale of the critics follow the range of soft rewards (N,), divided by 1 - gamma.
 
         The value of a state in which the episode goes on lies there, so the target critics are clamped to it.
         """
-        reward = rollout.reward - temperature * rollout.log_density[:-1]
-        if reward.numel() == 0:
+        if not self.config.bounded_values:
             return
-        share = reward.new_tensor([0.01, 0.99])
-        low, high = torch.quantile(reward.flatten(), share) / (1.0 - self.config.discount)
+        share = soft_reward.new_tensor([0.01, 0.99])
+        low, high = torch.quantile(soft_reward, share) / (1.0 - self.config.discount)
         center, scale = 0.5 * (low + high), torch.clamp(0.5 * (high - low), min=1.0)
         rate = _VALUE_BOUND_RATE if self._bounds_known else 1.0
         self._bounds_known = True
@@ -234,3 +345,13 @@ class Agent:
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {"policy": self.policy, "critics": self.critics, "targets": self.targets}
+
+
+@contextlib.contextmanager
+def _frozen(network: torch.nn.Module) -> Iterator[None]:
+    """Let gradients flow through ``network`` and not into its weights."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

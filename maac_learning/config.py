@@ -11,7 +11,7 @@ from maac_ros.errors import ConfigError
 from maac_ros.resources import named_file
 from maac_ros.task import load_task
 
-Activation = Literal["silu", "relu", "tanh"]
+Activation = Literal["hardswish", "silu", "relu", "tanh"]
 Widths = tuple[int, ...]
 
 
@@ -22,10 +22,14 @@ class ModelConfig(schema.Description):
     """Networks in the ensemble."""
     hidden: Widths = (200, 200, 200, 200)
     """Widths of the hidden layers."""
-    activation: Activation = "silu"
+    activation: Activation = "hardswish"
     """Activation of the hidden layers."""
     layer_norm: bool = True
     """Normalise hidden layers before their activation."""
+    noise: Literal["constant", "state_dependent"] = "constant"
+    """Spread of a prediction: that of the held-out residuals, or a further output of the networks."""
+    reward: Literal["learned", "analytic"] = "learned"
+    """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Step size of AdamW."""
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -49,33 +53,64 @@ class ModelConfig(schema.Description):
 
 
 class RolloutConfig(schema.Description):
-    """Chained model rollouts that fill D_model with states (Algorithm 1, line 7)."""
+    """Chained model rollouts that fill D_model (Algorithm 1, line 7)."""
 
     length: int = Field(default=10, ge=1)
-    """Model steps a rollout is chained for."""
+    """Model steps a rollout is chained for, at first."""
+    final_length: int | None = Field(default=None, ge=1)
+    """Model steps at the end of ``growth``; by default the length does not change."""
+    growth: tuple[int, int] = (20_000, 100_000)
+    """Environment steps between which the length grows to ``final_length``, linearly."""
     batch: int = Field(default=1000, ge=1)
     """Rollouts started, from real states, each time."""
     every: int = Field(default=250, ge=1)
     """Updates between two batches of rollouts."""
+    kept: int | None = Field(default=None, ge=1)
+    """Batches of rollouts that D_model keeps; by default all since the last model fit, which empties it."""
     real_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Share of real states in an update's batch; the rest comes from D_model."""
+    """Share of real transitions in an update's batch; the rest comes from D_model."""
+
+    def length_at(self, env_steps: int) -> int:
+        """Length of rollouts after so many environment steps."""
+        if self.final_length is None:
+            return self.length
+        first, last = self.growth
+        share = min(max((env_steps - first) / max(last - first, 1), 0.0), 1.0)
+        return round(self.length + share * (self.final_length - self.length))
+
+    @property
+    def longest(self) -> int:
+        return max(self.length, self.final_length or 0)
 
 
 class AgentConfig(schema.Description):
     """Policy, critics and their objective."""
 
     horizon: int = Field(default=5, ge=0, le=50)
-    """H: model steps before the terminal Q-function."""
+    """H of the actor's objective: model steps before the terminal Q-function."""
+    critic_data: Literal["rollout", "transitions"] = "rollout"
+    """What the critics learn from: the first state and action of the actor's own rollout, or stored transitions."""
+    critic_horizon: int = Field(default=5, ge=0, le=50)
+    """Model steps in the critics' targets; from transitions, beyond the stored step."""
+    steve: bool = False
+    """Weigh the targets of all horizons up to ``critic_horizon`` by the inverse of their variance over models and
+    critics (from transitions only); else the longest alone is the target."""
+    terminal_samples: int = Field(default=1, ge=1, le=64)
+    """Actions drawn at the last state of the actor's objective."""
     hidden: Widths = (256, 256)
     """Widths of the hidden layers of policy and critics."""
-    policy_activation: Activation = "silu"
+    policy_activation: Activation = "hardswish"
     """Activation of the policy's hidden layers."""
-    critic_activation: Activation = "silu"
+    critic_activation: Activation = "hardswish"
     """Activation of the critics' hidden layers."""
     layer_norm: bool = True
     """Normalise hidden layers before their activation."""
     critics: int = Field(default=5, ge=2, le=16)
-    """Q-functions; the smaller of two drawn at random makes the target, the mean of all guides the actor."""
+    """Q-functions; the smaller of two drawn at random makes the target."""
+    actor_critic: Literal["mean", "minimum"] = "mean"
+    """What of the critics guides the actor."""
+    bounded_values: bool = True
+    """Scale the critics by the range of rewards over 1 - gamma, and clamp the value that closes a target to it."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Adam's step size for policy, critics and temperature."""
     discount: float = Field(default=0.995, gt=0, lt=1)
@@ -86,16 +121,32 @@ class AgentConfig(schema.Description):
     """States an update starts from; rounded up to a multiple of the ensemble's members."""
     updates_per_step: float = Field(default=1.0, gt=0)
     """Updates an environment step."""
+    restart_optimizers: bool = True
+    """Start the optimisers of actor, critics and temperature anew after each model fit."""
     critic_warmup: int = Field(default=250, ge=0)
     """Updates of the critics alone after each model fit."""
     first_updates: int = Field(default=3000, ge=0)
     """Updates after the first model fit, before the policy acts for the first time."""
+    entropy: bool = True
+    """Add the policy's entropy to reward and objective, with a tuned temperature."""
     initial_temperature: float = Field(default=0.1, gt=0)
-    """Weight of the entropy at the start; it is then tuned."""
+    """Weight of the entropy at the start."""
     target_entropy_per_action: float = -1.0
     """Entropy that the temperature is tuned for, a dimension of the action."""
     max_gradient_norm: float = Field(default=10.0, gt=0)
     """Gradients of policy and critics are clipped to this norm."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AgentConfig:
+        if self.critic_data == "rollout" and self.critic_horizon == 0:
+            raise ValueError(
+                "critic_horizon: got 0; expected at least 1 where critic_data is 'rollout'"
+            )
+        if self.steve and (self.critic_data == "rollout" or self.critic_horizon == 0):
+            raise ValueError(
+                "steve: needs critic_data 'transitions' and a critic_horizon of at least 1"
+            )
+        return self
 
 
 class EvaluationConfig(schema.Description):
@@ -132,6 +183,12 @@ class TrainConfig(schema.Description):
     rollout: RolloutConfig = RolloutConfig()
     agent: AgentConfig = AgentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether anything is learned from the model; if not it is never fitted."""
+        agent = self.agent
+        return agent.horizon > 0 or agent.critic_horizon > 0 or self.rollout.real_fraction < 1.0
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

@@ -12,6 +12,9 @@ from maac_learning.config import ModelConfig
 from maac_learning.networks import EnsembleMLP, Normalizer
 from maac_ros.task import Task
 
+_LEAST_VARIANCE = 1e-10
+"""Of a normalised target: what is constant in the data must not divide by zero elsewhere."""
+
 
 class Prediction(NamedTuple):
     """One model step. ``terminated`` is 1 where the predicted observation ends the episode."""
@@ -44,11 +47,52 @@ class TerminationRule(nn.Module):
         return outside.any(dim=-1).to(observation.dtype)
 
 
+class RewardRule(nn.Module):
+    """A task's analytic reward as a function of state, action and next state; differentiable."""
+
+    velocity: Tensor
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        names = [entry.name for entry in task.observation_entries()]
+        self._alive, self._effort = 0.0, 0.0
+        velocity = torch.zeros(len(names))
+        for term in task.reward.analytic:
+            if term.term == "alive":
+                self._alive += term.weight
+            elif term.term == "velocity":
+                velocity[names.index(term.entry)] += term.weight
+            else:
+                self._effort += term.weight
+        self.register_buffer("velocity", velocity)
+
+    def forward(
+        self, observation: Tensor, action: Tensor, following: Tensor, terminated: Tensor
+    ) -> Tensor:
+        """Reward (...) for (..., O), normalised actions (..., A), next observations (..., O) and their end (...)."""
+        # A velocity is rewarded as the mean over the step, which moves the robot by as much.
+        speed = 0.5 * ((observation + following) * self.velocity).sum(dim=-1)
+        alive = self._alive * (1.0 - terminated)
+        return alive + speed + self._effort * (action**2).sum(dim=-1)
+
+
+class Shuffle(NamedTuple):
+    """How B rows are dealt to the members: ``deal`` (B,) is a permutation, ``back`` (B,) its inverse."""
+
+    deal: Tensor
+    back: Tensor
+
+
 class DynamicsEnsemble(nn.Module):
     """E diagonal-Gaussian networks: (observation, normalised action) to change of observation, and reward.
 
-    Inputs and targets are normalised by the data's statistics; log-variances are softly bounded by trained limits.
+    Inputs and targets are normalised by the data's statistics. With ``noise: state_dependent`` the networks also
+    give log-variances, softly bounded by trained limits, and maximise the likelihood (paper, section 4.3). With
+    ``noise: constant`` they minimise the squared error, and the variance is that of the held-out residuals: on
+    the robots of this project, whose noise is small, the mean is then learned better.
     """
+
+    residual_variance: Tensor
 
     def __init__(self, task: Task, observations: int, actions: int, config: ModelConfig) -> None:
         super().__init__()
@@ -57,21 +101,41 @@ class DynamicsEnsemble(nn.Module):
         self.input = Normalizer(observations + actions)
         self.target = Normalizer(observations + 1)
         self.termination = TerminationRule(task)
+        self.reward = RewardRule(task) if config.reward == "analytic" else None
+        self.state_dependent = config.noise == "state_dependent"
+        outputs = observations + 1
         self._mlp = EnsembleMLP(
             config.members,
-            (observations + actions, *config.hidden, 2 * (observations + 1)),
+            (
+                observations + actions,
+                *config.hidden,
+                2 * outputs if self.state_dependent else outputs,
+            ),
             config.activation,
             config.layer_norm,
         )
-        self.max_log_var = nn.Parameter(torch.full((observations + 1,), 0.5))
-        self.min_log_var = nn.Parameter(torch.full((observations + 1,), -10.0))
+        if self.state_dependent:
+            self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))
+            self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
+        else:
+            self.register_buffer("residual_variance", torch.ones(config.members, 1, outputs))
+
+    def stacked(self) -> dict[str, Tensor]:
+        """Parameters whose first axis is the member."""
+        return dict(self._mlp.named_parameters())
 
     def normalized(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (E, B, O + 1) of the normalised target for raw inputs (E, B, O + A)."""
-        mean, log_var = self._mlp(self.input.normalize(inputs)).chunk(2, dim=-1)
+        """Mean and variance (E, B, O + 1) of the normalised target for raw inputs (E, B, O + A).
+
+        A constant variance comes as (E, 1, O + 1).
+        """
+        out = self._mlp(self.input.normalize(inputs))
+        if not self.state_dependent:
+            return out, self.residual_variance
+        mean, log_var = out.chunk(2, dim=-1)
         log_var = self.max_log_var - nn.functional.softplus(self.max_log_var - log_var)
         log_var = self.min_log_var + nn.functional.softplus(log_var - self.min_log_var)
-        return mean, log_var
+        return mean, log_var.exp()
 
     def moments(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every member's next-observation mean and std (E, B, O), and reward mean and std (E, B).
@@ -81,36 +145,47 @@ class DynamicsEnsemble(nn.Module):
         inputs = torch.cat((observation, action), dim=-1)
         if inputs.dim() == 2:
             inputs = inputs.expand(self.members, *inputs.shape)
-        mean, log_var = self.normalized(inputs)
+        mean, variance = self.normalized(inputs)
         change = self.target.denormalize(mean)
-        std = self.target.std * torch.exp(0.5 * log_var)
+        std = (self.target.std * variance.sqrt()).expand_as(change)
         size = self.observations
-        return (
-            inputs[..., :size] + change[..., :size],
-            std[..., :size],
-            change[..., size],
-            std[..., size],
-        )
+        following = inputs[..., :size] + change[..., :size]
+        reward, reward_std = change[..., size], std[..., size]
+        if self.reward is not None:
+            ended = self.termination(following)
+            reward = self.reward(inputs[..., :size], inputs[..., size:], following, ended)
+            reward_std = torch.zeros_like(reward)
+        return following, std[..., :size], reward, reward_std
 
-    def step(self, observation: Tensor, action: Tensor, order: Tensor, noise: Tensor) -> Prediction:
+    def step(
+        self, observation: Tensor, action: Tensor, shuffle: Shuffle | None, noise: Tensor
+    ) -> Prediction:
         """One reparameterised step in which each row follows one member (TS1).
 
         Args:
             observation: (B, O), with B a multiple of E.
             action: (B, A), normalised.
-            order: (B,) random permutation that deals the rows to the members.
-            noise: (B, O) standard normal.
+            shuffle: deals the rows to the members; None deals the first B / E rows to the first, and so on.
+            noise: (B, O) standard normal, in the order in which the rows are dealt.
         """
-        rows, members = observation.shape[0], self.members
-        dealt = (
-            observation[order].view(members, rows // members, -1),
-            action[order].view(members, rows // members, -1),
-        )
-        mean, std, reward, _ = self.moments(*dealt)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(rows, device=order.device)
-        following = (mean.view(rows, -1)[back]) + std.view(rows, -1)[back] * noise
-        return Prediction(following, reward.reshape(rows)[back], self.termination(following))
+        rows, size = observation.shape
+        inputs = torch.cat((observation, action), dim=-1)
+        if shuffle is not None:
+            inputs = inputs.index_select(0, shuffle.deal)
+        mean, variance = self.normalized(inputs.view(self.members, rows // self.members, -1))
+        spread = (self.target.std * variance.sqrt())[..., :size]
+        change = self.target.denormalize(mean)
+        # The reward's own noise averages out in any return; its mean is all that is needed.
+        jitter = nn.functional.pad(spread * noise.view(*mean.shape[:2], size), (0, 1))
+        sample = (change + jitter).view(rows, size + 1)
+        if shuffle is not None:
+            sample = sample.index_select(0, shuffle.back)
+        following = observation + sample[:, :size]
+        terminated = self.termination(following)
+        if self.reward is None:
+            return Prediction(following, sample[:, size], terminated)
+        reward = self.reward(observation, action, following, terminated)
+        return Prediction(following, reward, terminated)
 
 
 @dataclass(frozen=True)
@@ -119,7 +194,6 @@ class FitReport:
 
     steps: int
     validation_mse: float
-    validation_nll: float
 
 
 def fit(
@@ -130,7 +204,7 @@ def fit(
     max_steps: int,
     generator: torch.Generator,
 ) -> FitReport:
-    """Maximise the likelihood of ``targets`` on bootstrap samples, with early stopping for each member.
+    """Fit ``targets`` on bootstrap samples, with early stopping for each member.
 
     A member keeps the weights of its best validation error; the fit stops when no member has improved for
     ``config.patience`` validations, or after ``max_steps``.
@@ -160,7 +234,7 @@ def fit(
     )
     member_axis = torch.arange(model.members, device=inputs.device)[:, None]
     best = _Best(model)
-    best.offer(*_validate(model, validation_inputs, validation_targets))
+    best.offer(_validate(model, validation_inputs, validation_targets))
     stale = step = 0
     while step < max_steps and stale < config.patience:
         picks = torch.randint(
@@ -175,27 +249,34 @@ def fit(
             loss.backward()
             optimizer.step()
         step += config.validate_every
-        improved = best.offer(*_validate(model, validation_inputs, validation_targets))
+        improved = best.offer(_validate(model, validation_inputs, validation_targets))
         stale = 0 if improved else stale + 1
     best.restore(model)
-    return FitReport(step, float(best.mse.mean()), float(best.nll.mean()))
+    if not model.state_dependent:
+        with torch.no_grad():
+            mean, _ = model.normalized(validation_inputs)
+            residual = ((mean - validation_targets) ** 2).mean(dim=1, keepdim=True)
+            model.residual_variance.copy_(residual.clamp(min=_LEAST_VARIANCE))
+    return FitReport(step, float(best.mse.mean()))
 
 
 def _training_loss(model: DynamicsEnsemble, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Gaussian negative log-likelihood, summed over members so that their gradients stay independent."""
-    mean, log_var = model.normalized(inputs)
-    nll = ((mean - targets) ** 2 * torch.exp(-log_var) + log_var).mean(dim=(-2, -1)).sum()
+    """Squared error or Gaussian likelihood, summed over members so that their gradients stay independent."""
+    mean, variance = model.normalized(inputs)
+    square = (mean - targets) ** 2
+    if not model.state_dependent:
+        return square.mean(dim=(-2, -1)).sum()
+    nll = (square / variance + variance.log()).mean(dim=(-2, -1)).sum()
     # Pulls the trained bounds together, as in PETS, so that they follow the data.
     bounds = 0.01 * (model.max_log_var.sum() - model.min_log_var.sum())
     return nll + bounds
 
 
 @torch.no_grad()
-def _validate(model: DynamicsEnsemble, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squared error and negative log-likelihood (E,) on held-out data, normalised units."""
-    mean, log_var = model.normalized(inputs)
-    square = (mean - targets) ** 2
-    return square.mean(dim=(-2, -1)), (square * torch.exp(-log_var) + log_var).mean(dim=(-2, -1))
+def _validate(model: DynamicsEnsemble, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error (E,) on held-out data, normalised units."""
+    mean, _ = model.normalized(inputs)
+    return ((mean - targets) ** 2).mean(dim=(-2, -1))
 
 
 class _Best:
@@ -205,18 +286,16 @@ class _Best:
     """An error must fall below this share of the best to count as better."""
 
     def __init__(self, model: DynamicsEnsemble) -> None:
-        self._stacked = dict(model._mlp.named_parameters())
+        self._stacked = model.stacked()
         self._kept = {name: value.detach().clone() for name, value in self._stacked.items()}
         device = next(iter(self._kept.values())).device
         self.mse = torch.full((model.members,), torch.inf, device=device)
-        self.nll = torch.full((model.members,), torch.inf, device=device)
 
     @torch.no_grad()
-    def offer(self, mse: Tensor, nll: Tensor) -> bool:
+    def offer(self, mse: Tensor) -> bool:
         """Keep the present weights of the members that improved; tell whether any did."""
         better = mse < self._MARGIN * self.mse
         self.mse = torch.where(better, mse, self.mse)
-        self.nll = torch.where(better, nll, self.nll)
         for name, value in self._stacked.items():
             self._kept[name][better] = value.detach()[better]
         return bool(better.any())

@@ -6,13 +6,14 @@ step's own reward counts, what follows does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from maac_learning.dynamics import Prediction
+from maac_learning.replay import Transitions
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,30 @@ class Rollout:
     @property
     def horizon(self) -> int:
         return self.reward.shape[0]
+
+    def first(self, horizon: int) -> Rollout:
+        """The rollout's first ``horizon`` steps."""
+        if horizon == self.horizon:
+            return self
+        states = slice(horizon + 1)
+        return Rollout(
+            self.observation[states],
+            self.action[states],
+            self.log_density[states],
+            self.reward[:horizon],
+            self.alive[states],
+        )
+
+    def transitions(self) -> Transitions:
+        """Its steps (at most H B rows), without those after a termination."""
+        alive = self.alive[:-1] > 0
+        return Transitions(
+            self.observation[:-1][alive],
+            self.action[:-1][alive],
+            self.reward[alive],
+            self.observation[1:][alive],
+            1.0 - self.alive[1:][alive],
+        )
 
 
 Act = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -72,6 +97,12 @@ def unroll(observation: Tensor, horizon: int, act: Act, step: Step) -> Rollout:
     )
 
 
+def _powers(discount: float, count: int, like: Tensor) -> Tensor:
+    exponent = torch.arange(count, device=like.device, dtype=like.dtype)
+    powers: Tensor = discount**exponent
+    return powers
+
+
 def expanded_return(
     rollout: Rollout,
     terminal_value: Tensor,
@@ -79,19 +110,56 @@ def expanded_return(
     temperature: Tensor,
     first_entropy: bool,
 ) -> Tensor:
-    """Soft H-step return (B,), closed by ``terminal_value`` (B,) of (s_H, a_H).
+    """Soft H-step return (..., B), closed by ``terminal_value`` (..., B) of (s_H, a_H).
 
     sum_{t<H} gamma^t alive_t (r_t - temperature log pi_t) + gamma^H alive_H (Q - temperature log pi_H): the actor's
     objective (section 4.1, with the entropy bonus of section 4.3) when ``first_entropy``, and the target of
     Q(s_0, a_0), which does not count the entropy of a_0 itself, when not.
     """
     horizon = rollout.horizon
-    powers = discount ** torch.arange(
-        horizon + 1, device=terminal_value.device, dtype=terminal_value.dtype
-    )
-    weight = powers[:, None] * rollout.alive
-    entropy = -temperature * rollout.log_density
+    weight = _powers(discount, horizon + 1, terminal_value)[:, None] * rollout.alive
+    entropy = weight * rollout.log_density * -temperature
     if not first_entropy:
-        entropy = torch.cat((torch.zeros_like(entropy[:1]), entropy[1:]))
-    gains = torch.cat((rollout.reward, terminal_value[None])) + entropy
-    return (weight * gains).sum(dim=0)
+        entropy = entropy[1:]
+    gains = (weight[:-1] * rollout.reward).sum(dim=0) + entropy.sum(dim=0)
+    return gains + weight[-1] * terminal_value
+
+
+def expanded_returns(
+    rollout: Rollout, values: Tensor, discount: float, temperature: Tensor
+) -> Tensor:
+    """:func:`expanded_return` with the first entropy, for every horizon 0..H at once: (H + 1, C, B).
+
+    Args:
+        rollout: H steps.
+        values: (H + 1, C, B) of every state and action of the rollout.
+        discount: gamma.
+        temperature: weight of the entropy.
+    """
+    weight = _powers(discount, rollout.horizon + 1, values)[:, None] * rollout.alive
+    entropy = weight * rollout.log_density * -temperature
+    collected = torch.cumsum(entropy, dim=0)
+    collected = collected + torch.nn.functional.pad(
+        torch.cumsum(weight[:-1] * rollout.reward, dim=0), (0, 0, 1, 0)
+    )
+    return collected[:, None] + weight[:, None] * values
+
+
+def steve_target(estimates: Sequence[Tensor]) -> Tensor:
+    """Stochastic ensemble value expansion: estimates of several horizons, weighted by the inverse of their variance.
+
+    Args:
+        estimates: one (E, C, B) a horizon: samples of the target over E models (1 where none is involved) and C
+            critics, over both of which the variance is taken.
+
+    Returns:
+        (B,): the weighted sum of each horizon's estimate, which is the mean over models of the minimum over critics.
+
+    Buckman et al., 2018, equations 8 and 9, with the twin minimum of section 4.3 of the paper.
+    """
+    means = torch.stack([e.amin(dim=1).mean(dim=0) for e in estimates])
+    variances = torch.stack([e.flatten(0, 1).var(dim=0, unbiased=False) for e in estimates])
+    # Relative floor: agreement to the last digit must not decide alone.
+    floor = 1e-6 + 1e-3 * variances.mean(dim=0, keepdim=True)
+    weights = 1.0 / (variances + floor)
+    return (weights * means).sum(dim=0) / weights.sum(dim=0)

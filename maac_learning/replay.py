@@ -1,96 +1,79 @@
-"""Data of the learner: real transitions (D_env) and states imagined by the model (D_model)."""
+"""Transitions of the learner: real ones (D_env) and imagined ones (D_model)."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Replay:
-    """Real transitions, kept in full: a robot's data are few and precious.
+class Transitions(NamedTuple):
+    """N transitions: ``observation`` (N, O), ``action`` (N, A) normalised, ``reward`` (N,), ``next_observation``
+    (N, O), ``terminated`` (N,), which a time-out is not: the value goes on beyond it."""
 
-    Rows are ``observation`` (O), ``action`` (A, normalised), ``reward``, ``next_observation`` (O), ``terminated``.
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    next_observation: Tensor
+    terminated: Tensor
+
+    def model_data(self) -> tuple[Tensor, Tensor]:
+        """Inputs (N, O + A) and targets (N, O + 1) for :func:`maac_learning.dynamics.fit`."""
+        change = self.next_observation - self.observation
+        return (
+            torch.cat((self.observation, self.action), dim=-1),
+            torch.cat((change, self.reward[:, None]), dim=-1),
+        )
+
+
+def joined(parts: tuple[Transitions, ...]) -> Transitions:
+    """One batch of several."""
+    return Transitions(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+class TransitionBuffer:
+    """A ring of transitions. As long as it is not full it keeps them in the order in which they came.
+
+    Args:
+        capacity: rows kept.
+        observations: O.
+        actions: A.
+        device: where the rows live.
     """
 
     def __init__(
         self, capacity: int, observations: int, actions: int, device: torch.device
     ) -> None:
         self.size = 0
-        self.observation = torch.zeros(capacity, observations, device=device)
-        self.action = torch.zeros(capacity, actions, device=device)
-        self.reward = torch.zeros(capacity, device=device)
-        self.next_observation = torch.zeros(capacity, observations, device=device)
-        self.terminated = torch.zeros(capacity, device=device)
-
-    def add(
-        self,
-        observation: Tensor,
-        action: Tensor,
-        reward: float,
-        next_observation: Tensor,
-        terminated: bool,
-    ) -> None:
-        """Append one transition. A time-out is not a termination: the value goes on beyond it."""
-        row = self.size
-        self.observation[row] = observation
-        self.action[row] = action
-        self.reward[row] = reward
-        self.next_observation[row] = next_observation
-        self.terminated[row] = float(terminated)
-        self.size += 1
-
-    def model_data(self) -> tuple[Tensor, Tensor]:
-        """Inputs (N, O + A) and targets (N, O + 1) for :func:`maac_learning.dynamics.fit`."""
-        n = self.size
-        inputs = torch.cat((self.observation[:n], self.action[:n]), dim=-1)
-        change = self.next_observation[:n] - self.observation[:n]
-        return inputs, torch.cat((change, self.reward[:n, None]), dim=-1)
-
-    def sample_observations(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` real observations (count, O), with replacement."""
-        rows = torch.randint(self.size, (count,), generator=generator)
-        return self.observation[rows.to(self.observation.device)]
-
-    def state(self) -> dict[str, Tensor]:
-        """The filled rows, by column."""
-        return {
-            name: getattr(self, name)[: self.size].clone()
-            for name in ("observation", "action", "reward", "next_observation", "terminated")
-        }
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take back what :meth:`state` gave."""
-        self.size = len(state["reward"])
-        for name, value in state.items():
-            getattr(self, name)[: self.size] = value
-
-
-class StateBuffer:
-    """D_model: a ring of imagined states from which updates start."""
-
-    def __init__(self, capacity: int, observations: int, device: torch.device) -> None:
-        self._rows = torch.zeros(capacity, observations, device=device)
         self._next = 0
-        self.size = 0
+        self._widths = (observations, actions, 1, observations, 1)
+        # One row a transition, so that a batch is one gather.
+        self._rows = torch.zeros(capacity, sum(self._widths), device=device)
 
     def clear(self) -> None:
         self._next = self.size = 0
 
-    def add(self, states: Tensor) -> None:
-        """Append (N, O), overwriting the oldest."""
-        states = states[-len(self._rows) :]
-        rows = (torch.arange(len(states), device=states.device) + self._next) % len(self._rows)
-        self._rows[rows] = states
-        self._next = (self._next + len(states)) % len(self._rows)
-        self.size = min(self.size + len(states), len(self._rows))
+    def add(self, transitions: Transitions) -> None:
+        """Append, overwriting the oldest."""
+        columns = (column.reshape(len(column), -1) for column in transitions)
+        rows = torch.cat([*columns], dim=-1)[-len(self._rows) :]
+        places = (torch.arange(len(rows), device=rows.device) + self._next) % len(self._rows)
+        self._rows[places] = rows
+        self._next = (self._next + len(rows)) % len(self._rows)
+        self.size = min(self.size + len(rows), len(self._rows))
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """``count`` states (count, O), with replacement."""
+    def all(self) -> Transitions:
+        """Everything stored."""
+        return self._split(self._rows[: self.size])
+
+    def sample(self, count: int, generator: torch.Generator) -> Transitions:
+        """``count`` transitions, with replacement."""
         rows = torch.randint(self.size, (count,), generator=generator)
-        return self._rows[rows.to(self._rows.device)]
+        return self._split(self._rows.index_select(0, rows.to(self._rows.device)))
 
     def state(self) -> dict[str, Tensor]:
-        """The stored states, oldest first."""
+        """The stored rows, oldest first."""
         if self.size < len(self._rows):
             return {"rows": self._rows[: self.size].clone()}
         return {"rows": torch.roll(self._rows, -self._next, dims=0)}
@@ -98,4 +81,8 @@ class StateBuffer:
     def load(self, state: dict[str, Tensor]) -> None:
         """Take back what :meth:`state` gave."""
         self.clear()
-        self.add(state["rows"])
+        self.add(self._split(state["rows"].to(self._rows.device)))
+
+    def _split(self, rows: Tensor) -> Transitions:
+        observation, action, reward, following, terminated = rows.split(self._widths, dim=-1)
+        return Transitions(observation, action, reward[:, 0], following, terminated[:, 0])

@@ -19,7 +19,7 @@ from maac_learning.agent import Agent, UpdateReport
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit
 from maac_learning.export import ActionScaling, export_bundle
-from maac_learning.replay import Replay, StateBuffer
+from maac_learning.replay import TransitionBuffer, Transitions, joined
 from maac_learning.runlog import Row, RunLog
 from maac_ros import schema
 from maac_ros.bundle import Bundle
@@ -82,9 +82,10 @@ class Trainer:
         self._model = DynamicsEnsemble(self.task, observations, actions, config.model).to(
             self.device
         )
-        self._replay = Replay(config.env_steps, observations, actions, self.device)
-        capacity = config.rollout.batch * (config.rollout.length + 1) * _rollouts_kept(config)
-        self._states = StateBuffer(capacity, observations, self.device)
+        self._replay = TransitionBuffer(config.env_steps, observations, actions, self.device)
+        self._imagined = TransitionBuffer(
+            _imagined_capacity(config), observations, actions, self.device
+        )
         self._evaluators = [Simulation(self.task) for _ in range(config.evaluation.episodes)]
         self._env_steps = 0
         self._fits = 0
@@ -177,7 +178,9 @@ class Trainer:
         if since < 0:
             return
         if since % config.model.fit_every == 0:
-            self._fit_model()
+            if config.uses_model:
+                self._fit_model()
+            self._agent.renew(self._replay.all().observation)
             for _ in range(config.agent.critic_warmup):
                 self._update(train_actor=False)
         if since == 0:
@@ -194,13 +197,14 @@ class Trainer:
             noise = torch.randn(size, generator=self._generator).to(self.device)
             action = self._agent.policy.sample(observation[None], noise)[0].cpu()
         following, reward, terminated, truncated, _ = self._env.step(self._command(action)[0])
-        self._replay.add(
-            observation,
-            action[0],
-            reward,
-            torch.as_tensor(following, dtype=torch.float32),
-            terminated,
+        transition = Transitions(
+            observation[None],
+            action.to(self.device),
+            torch.tensor([reward], dtype=torch.float32, device=self.device),
+            torch.as_tensor(following, dtype=torch.float32, device=self.device)[None],
+            torch.tensor([float(terminated)], device=self.device),
         )
+        self._replay.add(transition)
         self._env_steps += 1
         self._episode_return += reward
         if terminated or truncated:
@@ -217,31 +221,31 @@ class Trainer:
     def _fit_model(self) -> None:
         settings = self.config.model
         steps = settings.fit_steps if self._fits else settings.first_fit_steps
-        report = fit(self._model, *self._replay.model_data(), settings, steps, self._generator)
+        data = self._replay.all().model_data()
+        report = fit(self._model, *data, settings, steps, self._generator)
         self._fits += 1
         self._model_mse = report.validation_mse
-        self._agent.renew(self._replay.observation[: self._replay.size])
-        self._states.clear()
+        if self.config.rollout.kept is None:
+            self._imagined.clear()
 
     def _imagine(self) -> None:
         rollout = self.config.rollout
         rows = _multiple(rollout.batch, self._model.members)
-        start = self._replay.sample_observations(rows, self._generator)
-        self._states.add(self._agent.imagine(self._model, start, rollout.length, self._generator))
+        start = self._replay.sample(rows, self._generator).observation
+        length = rollout.length_at(self._env_steps)
+        self._imagined.add(self._agent.imagine(self._model, start, length, self._generator))
 
     def _update(self, train_actor: bool = True) -> None:
-        if self._states.size == 0 or self._updates % self.config.rollout.every == 0:
-            self._imagine()
-        self._updates += 1
+        rollout = self.config.rollout
         rows = _multiple(self.config.agent.batch_size, self._model.members)
-        real = round(self.config.rollout.real_fraction * rows)
-        start = torch.cat(
-            (
-                self._replay.sample_observations(real, self._generator),
-                self._states.sample(rows - real, self._generator),
-            )
-        )
-        self._last_update = self._agent.update(self._model, start, self._generator, train_actor)
+        real = round(rollout.real_fraction * rows)
+        batch = self._replay.sample(real, self._generator)
+        if real < rows:
+            if self._imagined.size == 0 or self._updates % rollout.every == 0:
+                self._imagine()
+            batch = joined((batch, self._imagined.sample(rows - real, self._generator)))
+        self._updates += 1
+        self._last_update = self._agent.update(self._model, batch, self._generator, train_actor)
 
     def _evaluate(self) -> None:
         returns = self.evaluation_returns()
@@ -297,7 +301,7 @@ class Trainer:
             self.task,
             self._agent,
             self._model,
-            self._replay.observation[: self._replay.size],
+            self._replay.all().observation,
             seed=self.config.seed,
             env_steps=self._env_steps,
             evaluation_return=last,
@@ -310,7 +314,7 @@ class Trainer:
         tensors = {f"agent.{k}": v for k, v in self._agent.state().items()}
         tensors |= {f"model.{k}": v for k, v in self._model.state_dict().items()}
         tensors |= {f"replay.{k}": v for k, v in self._replay.state().items()}
-        tensors |= {f"states.{k}": v for k, v in self._states.state().items()}
+        tensors |= {f"imagined.{k}": v for k, v in self._imagined.state().items()}
         for name, optimizer in self._agent.optimizers().items():
             tensors |= checkpoint.optimizer_tensors(f"optimizer.{name}", optimizer)
         tensors["random.torch"] = self._generator.get_state()
@@ -355,7 +359,7 @@ class Trainer:
             self._agent.load(part("agent."))
             self._model.load_state_dict(part("model."))
             self._replay.load(part("replay."))
-            self._states.load(part("states."))
+            self._imagined.load(part("imagined."))
             for name, optimizer in self._agent.optimizers().items():
                 checkpoint.load_optimizer(f"optimizer.{name}", optimizer, tensors)
             self._generator.set_state(tensors["random.torch"])
@@ -428,8 +432,9 @@ def _multiple(count: int, of: int) -> int:
     return -(-count // of) * of
 
 
-def _rollouts_kept(config: TrainConfig) -> int:
-    """Batches of rollouts made between two model fits: D_model is emptied at each fit."""
-    agent = config.agent
+def _imagined_capacity(config: TrainConfig) -> int:
+    """Rows of D_model: as many batches of rollouts as are kept, each at its longest."""
+    agent, rollout = config.agent, config.rollout
     updates = agent.critic_warmup + config.model.fit_every * agent.updates_per_step
-    return 1 + math.ceil(updates / config.rollout.every)
+    batches = rollout.kept or 1 + math.ceil(updates / rollout.every)
+    return _multiple(rollout.batch, config.model.members) * rollout.longest * batches

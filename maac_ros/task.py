@@ -159,10 +159,38 @@ class Effort(schema.Description):
         return self
 
 
+class AliveReward(schema.Description):
+    """A constant for each step that does not terminate the episode."""
+
+    term: Literal["alive"]
+    weight: float
+
+
+class VelocityReward(schema.Description):
+    """A velocity, an observation entry, averaged over the step."""
+
+    term: Literal["velocity"]
+    entry: str
+    """Name of an observation entry, for example ``rootx/velocity``."""
+    weight: float
+
+
+class EffortReward(schema.Description):
+    """The sum of squares of the normalised action; its weight is negative where effort costs."""
+
+    term: Literal["effort"]
+    weight: float
+
+
+RewardTerm = Annotated[AliveReward | VelocityReward | EffortReward, Field(discriminator="term")]
+
+
 class Reward(schema.Description):
     """Where reward comes from: the simulator's own, which the model ensemble learns to predict."""
 
     source: Literal["environment"]
+    analytic: tuple[RewardTerm, ...] = ()
+    """The same reward as a sum of terms, for learning settings that ask for ``model.reward: analytic``."""
 
 
 class TerminationTerm(schema.Description):
@@ -253,11 +281,14 @@ class Task(schema.Description):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{section}: listed more than once: {', '.join(twice)}")
-        for position, rule in enumerate(self.termination):
-            if rule.entry not in entries:
+        named = [(f"termination.{i}", rule.entry) for i, rule in enumerate(self.termination)]
+        for position, part in enumerate(self.reward.analytic):
+            if isinstance(part, VelocityReward):
+                named.append((f"reward.analytic.{position}", part.entry))
+        for place, entry in named:
+            if entry not in entries:
                 raise ValueError(
-                    f"termination.{position}.entry: unknown observation entry '{rule.entry}'; "
-                    f"expected one of: {', '.join(entries)}"
+                    f"{place}.entry: unknown observation entry '{entry}'; expected one of: {', '.join(entries)}"
                 )
         return self
 

@@ -6,7 +6,7 @@ import torch
 from maac_learning.agent import Agent
 from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
-from maac_learning.replay import Replay, StateBuffer
+from maac_learning.replay import TransitionBuffer, Transitions
 from maac_ros.task import load_task
 
 CPU = torch.device("cpu")
@@ -19,7 +19,11 @@ def parts():
     model = DynamicsEnsemble(
         load_task("inverted_pendulum"), 4, 1, ModelConfig(members=3, hidden=(32, 32))
     )
-    return agent, model, 0.05 * torch.randn(30, 4)
+    start = 0.05 * torch.randn(30, 4)
+    batch = Transitions(
+        start, 2 * torch.rand(30, 1) - 1, torch.rand(30), start + 0.01, torch.zeros(30)
+    )
+    return agent, model, batch
 
 
 def weights(module):
@@ -27,12 +31,12 @@ def weights(module):
 
 
 def test_update_moves_actor_critics_targets_and_temperature_but_not_the_model(parts):
-    agent, model, start = parts
+    agent, model, batch = parts
     before = {name: weights(getattr(agent, name)) for name in ("policy", "critics", "targets")} | {
         "model": weights(model),
         "temperature": agent.log_temperature.detach().clone(),
     }
-    report = agent.update(model, start, torch.Generator().manual_seed(1))
+    report = agent.update(model, batch, torch.Generator().manual_seed(1))
     assert all(torch.isfinite(x) for x in report)
     for name in ("policy", "critics", "targets"):
         assert not torch.equal(before[name], weights(getattr(agent, name))), name
@@ -43,71 +47,78 @@ def test_update_moves_actor_critics_targets_and_temperature_but_not_the_model(pa
 
 
 def test_critic_warm_up_leaves_the_actor_alone(parts):
-    agent, model, start = parts
+    agent, model, batch = parts
     before = weights(agent.policy)
-    agent.update(model, start, torch.Generator().manual_seed(1), train_actor=False)
+    agent.update(model, batch, torch.Generator().manual_seed(1), train_actor=False)
     assert torch.equal(before, weights(agent.policy))
 
 
 def test_update_repeats_exactly_with_its_seed(parts):
-    agent, model, start = parts
+    agent, model, batch = parts
     state = {k: v.clone() for k, v in agent.state().items()}
     results = []
     for _ in range(2):
         agent.load(state)
         agent._make_optimizers()
-        agent.update(model, start, torch.Generator().manual_seed(2))
+        agent.update(model, batch, torch.Generator().manual_seed(2))
         results.append(torch.cat([v.flatten() for v in agent.state().values()]))
     assert torch.equal(*results)
 
 
 def test_targets_stay_within_the_bounds_of_the_reward(parts):
     """However wild the critics, what they learn towards is bounded by the range of rewards."""
-    agent, model, start = parts
+    agent, model, batch = parts
     for _ in range(3):
-        agent.update(model, start, torch.Generator().manual_seed(3))
+        agent.update(model, batch, torch.Generator().manual_seed(3))
     with torch.no_grad():
         for bias in (agent.critics._mlp.biases[-1], agent.targets._mlp.biases[-1]):
             bias.fill_(1e6)
     generator = torch.Generator().manual_seed(4)
     for _ in range(50):
-        report = agent.update(model, start, generator)
+        report = agent.update(model, batch, generator)
     assert torch.isfinite(report.critic_loss)
-    predicted = agent.critics.scaled(start, torch.zeros(30, 1))
+    predicted = agent.critics.scaled(batch.observation, torch.zeros(30, 1))
     assert predicted.abs().max() < 1e6
 
 
-def test_imagined_states_end_at_termination(parts):
-    agent, model, start = parts
-    fallen = start.clone()
+def test_imagined_rollouts_end_at_termination(parts):
+    agent, model, batch = parts
+    fallen = batch.observation.clone()
     fallen[:15, 1] = 10.0  # far outside: the model's next states terminate at once
-    states = agent.imagine(model, fallen, 4, torch.Generator().manual_seed(5))
-    started_upright = 15 * 5
-    assert 30 <= len(states) <= started_upright + 15
+    imagined = agent.imagine(model, fallen, 4, torch.Generator().manual_seed(5))
+    started_upright = 15 * 4
+    assert 30 <= len(imagined.reward) <= started_upright + 15
+    fell = imagined.observation[:, 1] > 5
+    assert fell.sum() == 15
+    assert imagined.terminated[fell].all()
+    torch.testing.assert_close(imagined.terminated, model.termination(imagined.next_observation))
 
 
-def test_replay_distinguishes_termination_from_time_out_and_gives_model_targets():
-    replay = Replay(3, 2, 1, CPU)
-    one, two = torch.ones(2), 2 * torch.ones(2)
-    replay.add(one, torch.zeros(1), 0.5, two, terminated=True)
-    replay.add(two, torch.ones(1), 1.5, two, terminated=False)
-    inputs, targets = replay.model_data()
-    assert inputs.tolist() == [[1, 1, 0], [2, 2, 1]]
-    assert targets.tolist() == [[1, 1, 0.5], [0, 0, 1.5]]
-    assert replay.terminated[:2].tolist() == [1, 0]
-    other = Replay(3, 2, 1, CPU)
-    other.load(replay.state())
-    assert other.size == 2
-    assert torch.equal(other.model_data()[0], inputs)
+def numbered(*numbers: float) -> Transitions:
+    x = torch.tensor(numbers)
+    return Transitions(
+        x[:, None].repeat(1, 2), -x[:, None], x + 0.5, x[:, None].repeat(1, 2) + 1, x
+    )
 
 
-def test_state_buffer_overwrites_the_oldest_and_survives_saving():
-    buffer = StateBuffer(4, 1, CPU)
-    buffer.add(torch.arange(3.0)[:, None])
-    buffer.add(torch.arange(3.0, 6.0)[:, None])
-    assert sorted(buffer._rows.flatten().tolist()) == [2, 3, 4, 5]
-    other = StateBuffer(4, 1, CPU)
+def test_model_data_are_changes_and_rewards():
+    inputs, targets = numbered(1.0, 2.0).model_data()
+    assert inputs.tolist() == [[1, 1, -1], [2, 2, -2]]
+    assert targets.tolist() == [[1, 1, 1.5], [1, 1, 2.5]]
+
+
+def test_buffer_keeps_columns_overwrites_the_oldest_and_survives_saving():
+    buffer = TransitionBuffer(4, 2, 1, CPU)
+    first = numbered(0.0, 1.0, 2.0)
+    buffer.add(first)
+    for stored, given in zip(buffer.all(), first, strict=True):
+        assert torch.equal(stored, given)
+    buffer.add(numbered(3.0, 4.0, 5.0))
+    assert sorted(buffer.all().terminated.tolist()) == [2, 3, 4, 5]
+    drawn = buffer.sample(50, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.reward, drawn.terminated + 0.5)
+    other = TransitionBuffer(4, 2, 1, CPU)
     other.load(buffer.state())
-    other.add(torch.tensor([[9.0]]))
-    buffer.add(torch.tensor([[9.0]]))
-    assert sorted(other._rows.flatten().tolist()) == sorted(buffer._rows.flatten().tolist())
+    for ring in (buffer, other):
+        ring.add(numbered(9.0))
+        assert sorted(ring.all().terminated.tolist()) == [3, 4, 5, 9]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_learning.dynamics import DynamicsEnsemble, Shuffle, fit
 from maac_ros.task import load_task
 
 CONFIG = ModelConfig(members=3, hidden=(32, 32), batch_size=128, validate_every=25)
@@ -21,7 +21,8 @@ def test_each_row_of_a_step_follows_the_member_it_was_dealt_to():
     order = torch.tensor([4, 1, 0, 5, 2, 3])  # members get rows (4, 1), (0, 5), (2, 3)
     mean, std, reward, _ = model.moments(observation, action)
     noise = torch.randn(6, 4)
-    outcome = model.step(observation, action, order, noise)
+    shuffle = Shuffle(order, torch.argsort(order))
+    outcome = model.step(observation, action, shuffle, noise[order])
     for row, member in ((4, 0), (1, 0), (0, 1), (5, 1), (2, 2), (3, 2)):
         expected = mean[member, row] + std[member, row] * noise[row]
         torch.testing.assert_close(outcome.observation[row], expected)
