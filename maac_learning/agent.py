@@ -295,7 +295,8 @@ class Agent:
         return loss
 
     def _clip(self, network: torch.nn.Module) -> None:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), self.config.max_gradient_norm)
+        if self.config.max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self.config.max_gradient_norm)
 
     def _follow_reward(self, soft_reward: Tensor) -> None:
         """Let centre and scale of the critics follow the range of soft rewards (N,), divided by 1 - gamma.

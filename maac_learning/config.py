@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -40,7 +41,7 @@ class ModelConfig(schema.Description):
     """Environment steps between two fits."""
     first_fit_steps: int = Field(default=5000, ge=1)
     """Gradient steps of the first fit, at most."""
-    fit_steps: int = Field(default=500, ge=1)
+    fit_steps: int = Field(default=1000, ge=1)
     """Gradient steps of each later fit, at most."""
     validate_every: int = Field(default=50, ge=1)
     """Gradient steps between two validations."""
@@ -133,8 +134,8 @@ class AgentConfig(schema.Description):
     """Weight of the entropy at the start."""
     target_entropy_per_action: float = -1.0
     """Entropy that the temperature is tuned for, a dimension of the action."""
-    max_gradient_norm: float = Field(default=10.0, gt=0)
-    """Gradients of policy and critics are clipped to this norm."""
+    max_gradient_norm: float | None = Field(default=10.0, gt=0)
+    """Gradients of policy and critics are clipped to this norm; null leaves them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> AgentConfig:
@@ -204,6 +205,8 @@ class Preset(schema.Description):
 
     schema_version: Literal[1]
     description: str
+    extends: str | None = None
+    """Preset that this one changes; its settings for a task come first, then this file's."""
     settings: dict[str, Any] = Field(default={})
     tasks: dict[str, dict[str, Any]] = Field(default={})
 
@@ -229,9 +232,19 @@ def load_train_config(
         TaskError: when the task's file is malformed.
     """
     path = named_file("presets", preset, "preset")
-    loaded = schema.load(path, Preset, ConfigError)
-    settings = merged(loaded.settings, loaded.tasks.get(load_task(task).name, {}))
-    settings = merged(settings, overrides or {})
+    settings = merged(_preset_settings(path, load_task(task).name), overrides or {})
     return schema.parse(
         {**settings, "task": task, "preset": preset}, TrainConfig, str(path), ConfigError
     )
+
+
+def _preset_settings(path: Path, task: str, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path in extended_by:
+        chain = " -> ".join(p.name for p in (*extended_by, path))
+        raise ConfigError(f"{path}: extends: presets extend each other in a circle: {chain}")
+    preset = schema.load(path, Preset, ConfigError)
+    settings = merged(preset.settings, preset.tasks.get(task, {}))
+    if preset.extends is None:
+        return settings
+    base = named_file("presets", preset.extends, "preset")
+    return merged(_preset_settings(base, task, (*extended_by, path)), settings)

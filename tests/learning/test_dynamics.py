@@ -1,10 +1,13 @@
 """The model ensemble: sampling, termination and the fit."""
 
+import numpy as np
 import pytest
 import torch
 
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, Shuffle, fit
+from maac_learning.dynamics import DynamicsEnsemble, RewardRule, Shuffle, fit
+from maac_learning.export import ActionScaling
+from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
 
 CONFIG = ModelConfig(members=3, hidden=(32, 32), batch_size=128, validate_every=25)
@@ -46,16 +49,13 @@ def linear_data(rows: int, noise: float, generator: torch.Generator):
     return inputs, targets
 
 
-def test_fit_learns_mean_and_noise():
+def test_fit_learns_the_mean():
     generator = torch.Generator().manual_seed(1)
     inputs, targets = linear_data(2000, 0.3, generator)
     model = ensemble()
     report = fit(model, inputs, targets, CONFIG, 1500, generator)
     variance = (0.3 / model.target.std) ** 2
     assert report.validation_mse == pytest.approx(variance.mean().item(), rel=0.25)
-    _, std, _, reward_std = model.moments(inputs[:, :4], inputs[:, 4:])
-    assert std.mean().item() == pytest.approx(0.3, rel=0.25)
-    assert reward_std.mean().item() == pytest.approx(0.3, rel=0.25)
 
 
 def test_fit_stops_early_and_never_ends_worse_than_its_best():
@@ -92,3 +92,55 @@ def test_fit_repeats_exactly_with_its_seed():
         fit(model, *linear_data(300, 0.1, generator), CONFIG, 100, generator)
         results.append(torch.cat([p.flatten() for p in model.parameters()]))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("noise", ["constant", "state_dependent"])
+def test_either_noise_learns_the_spread_of_the_data(noise):
+    generator = torch.Generator().manual_seed(6)
+    inputs, targets = linear_data(2000, 0.3, generator)
+    config = CONFIG.model_copy(update={"noise": noise})
+    model = ensemble(config)
+    fit(model, inputs, targets, config, 1500, generator)
+    _, std, _, reward_std = model.moments(inputs[:, :4], inputs[:, 4:])
+    assert std.shape == (3, 2000, 4)
+    assert std.mean().item() == pytest.approx(0.3, rel=0.25)
+    assert reward_std.mean().item() == pytest.approx(0.3, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [("inverted_pendulum", 0.0), ("half_cheetah", 0.5), ("hopper", 0.1), ("walker2d", 0.3)],
+)
+def test_analytic_rewards_follow_the_simulators(name, tolerance):
+    """Exact where the observation determines the reward; a velocity is averaged over the control step only."""
+    task = load_task(name)
+    env = TaskEnv(task)
+    rule = RewardRule(task)
+    scaling = ActionScaling(task)
+    observation, _ = env.reset(seed=0)
+    got, expected = [], []
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        action = 2 * torch.rand(1, env.action_space.shape[0], generator=generator) - 1
+        command = scaling.to_command(action)[0].numpy().astype(float)
+        following, reward, terminated, truncated, _ = env.step(command)
+        state, after = (torch.as_tensor(o, dtype=torch.float32) for o in (observation, following))
+        got.append(rule(state, action[0], after, torch.tensor(float(terminated))).item())
+        expected.append(reward)
+        observation = env.reset()[0] if terminated or truncated else following
+    error = np.abs(np.array(got) - np.array(expected))
+    assert np.median(error) <= tolerance
+    if tolerance:
+        assert np.corrcoef(got, expected)[0, 1] > 0.9
+
+
+def test_analytic_reward_replaces_the_learned_one_in_rollouts_and_export():
+    model = ensemble(CONFIG.model_copy(update={"reward": "analytic"}))
+    observation, action = torch.zeros(6, 4), torch.zeros(6, 1)
+    observation[3:, 1] = 100.0  # fallen: no reward for staying up
+    outcome = model.step(observation, action, None, torch.zeros(6, 4))
+    assert torch.equal(outcome.reward, 1.0 - outcome.terminated)
+    following, _, reward, reward_std = model.moments(observation, action)
+    assert torch.equal(reward, 1.0 - model.termination(following))
+    assert not reward[:, 3:].any()
+    assert not reward_std.any()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maac_learning.dynamics import Prediction
-from maac_learning.objectives import expanded_return, unroll
+from maac_learning.objectives import expanded_return, expanded_returns, steve_target, unroll
 
 
 def play(gain: torch.Tensor, horizon: int, start: torch.Tensor, terminate_after: int = 100):
@@ -67,3 +67,33 @@ def test_horizon_zero_is_the_model_free_objective():
     value = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     got = expanded_return(rollout, value, 0.9, torch.tensor(0.0), first_entropy=True)
     torch.testing.assert_close(got, value)
+
+
+def test_returns_of_all_horizons_agree_with_each_alone():
+    gain = torch.tensor(-0.2, dtype=torch.float64)
+    rollout = play(
+        gain, 3, torch.randn(4, 1, generator=torch.Generator().manual_seed(0)).double(), 2
+    )
+    values = torch.randn(4, 2, 4, dtype=torch.float64)
+    together = expanded_returns(rollout, values, 0.9, torch.tensor(0.3))
+    for horizon in range(4):
+        alone = expanded_return(
+            rollout.first(horizon), values[horizon], 0.9, torch.tensor(0.3), first_entropy=True
+        )
+        torch.testing.assert_close(together[horizon], alone)
+
+
+def test_steve_trusts_the_horizon_on_which_models_and_critics_agree():
+    agreed = torch.tensor([[[10.0], [10.0]]])  # one model, two critics, one row
+    torn = torch.tensor([[[0.0], [2.0]], [[40.0], [50.0]]])  # two models, two critics
+    assert steve_target([agreed, torn]).item() == pytest.approx(10.0, abs=0.1)
+    # Alike in spread, they count alike; each estimate is the mean over models of the smaller critic.
+    left, right = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[5.0], [7.0]]])
+    assert steve_target([left, right]).item() == pytest.approx(3.0)
+
+
+def test_steve_counts_the_disagreement_of_critics_before_any_model_step():
+    """With one model and no disagreement among critics the shortest target would win every time."""
+    critics_differ = torch.tensor([[[0.0], [20.0]]])
+    model_agrees = torch.tensor([[[4.0], [6.0]], [[4.0], [6.0]]])
+    assert steve_target([critics_differ, model_agrees]).item() == pytest.approx(4.0, abs=0.1)
