@@ -301,12 +301,14 @@ class Agent:
     def _follow_reward(self, soft_reward: Tensor) -> None:
         """Let centre and scale of the critics follow the range of soft rewards (N,), divided by 1 - gamma.
 
-        The value of a state in which the episode goes on lies there, so the target critics are clamped to it.
+        Zero belongs to the range: nothing follows a termination, so a robot about to fall is worth next to nothing
+        even where every single reward is large. Values lie in that range, so target critics are clamped to it.
         """
         if not self.config.bounded_values:
             return
         share = soft_reward.new_tensor([0.01, 0.99])
         low, high = torch.quantile(soft_reward, share) / (1.0 - self.config.discount)
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         center, scale = 0.5 * (low + high), torch.clamp(0.5 * (high - low), min=1.0)
         rate = _VALUE_BOUND_RATE if self._bounds_known else 1.0
         self._bounds_known = True

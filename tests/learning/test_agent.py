@@ -81,6 +81,18 @@ def test_targets_stay_within_the_bounds_of_the_reward(parts):
     assert predicted.abs().max() < 1e6
 
 
+def test_the_bounds_of_values_include_what_follows_a_fall(parts):
+    """With a reward of 1 in every step, values reach from 0, just before a termination, to 1 / (1 - gamma)."""
+    agent, _, _ = parts
+    agent._follow_reward(torch.ones(100))
+    low, high = (
+        agent.critics.center - agent.critics.scale,
+        agent.critics.center + agent.critics.scale,
+    )
+    assert low.item() == pytest.approx(0.0, abs=1e-3)
+    assert high.item() == pytest.approx(1.0 / (1.0 - agent.config.discount), rel=1e-4)
+
+
 def test_imagined_rollouts_end_at_termination(parts):
     agent, model, batch = parts
     fallen = batch.observation.clone()
