@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from maac_learning.config import AgentConfig
-from maac_learning.dynamics import DynamicsEnsemble, Prediction, Shuffle
+from maac_learning.draws import Draws
+from maac_learning.dynamics import DynamicsEnsemble, Prediction
 from maac_learning.networks import Critics, Policy
 from maac_learning.objectives import (
     Rollout,
@@ -67,14 +68,17 @@ class Agent:
             math.log(config.initial_temperature), device=device, requires_grad=True
         )
         self._target_entropy = config.target_entropy_per_action * actions
-        self._bounds_known = False
-        self._make_optimizers()
+        # The bounds of the values jump to those of the first batch, then follow slowly.
+        self._bound_rate = torch.ones((), device=device)
 
-    def _make_optimizers(self) -> None:
-        rate = self.config.learning_rate
-        self._policy_optimizer = torch.optim.Adam(self.policy.parameters(), lr=rate, fused=True)
-        self._critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=rate, fused=True)
-        self._temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=rate, fused=True)
+        def adam(parameters: Iterable[Tensor]) -> torch.optim.Adam:
+            rate = config.learning_rate
+            # A captured graph needs the step count on the device.
+            return torch.optim.Adam(parameters, rate, fused=True, capturable=device.type == "cuda")
+
+        self._policy_optimizer = adam(self.policy.parameters())
+        self._critic_optimizer = adam(self.critics.parameters())
+        self._temperature_optimizer = adam([self.log_temperature])
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by name, for checkpoints."""
@@ -90,7 +94,8 @@ class Agent:
         for network in (self.policy, self.critics, self.targets):
             network.normalizer.fit(observations)
         if self.config.restart_optimizers:
-            self._make_optimizers()
+            for tensor in self._optimizer_state().values():
+                tensor.zero_()
 
     def update(
         self,
@@ -108,6 +113,13 @@ class Agent:
             generator: CPU random stream.
             train_actor: False updates the critics alone.
         """
+        draws = Draws(generator, batch.reward.device)
+        return self.learn(model, batch, draws, train_actor)
+
+    def learn(
+        self, model: DynamicsEnsemble, batch: Transitions, draws: Draws, train_actor: bool
+    ) -> UpdateReport:
+        """:meth:`update` with its random numbers given; does not wait for the device."""
         config = self.config
         shared = config.critic_data == "rollout"
         steps = config.horizon if train_actor else 0
@@ -115,17 +127,17 @@ class Agent:
         if train_actor or shared:
             steps = max(steps, config.critic_horizon) if shared else steps
             with torch.set_grad_enabled(train_actor):
-                rollout = self._rollout(model, batch.observation, steps, generator)
+                rollout = self._rollout(model, batch.observation, steps, draws)
         temperature = self.log_temperature.detach().exp() * float(config.entropy)
         if shared:
             assert rollout is not None
-            critic_loss, value = self._learn_from_rollout(rollout, temperature, generator)
+            critic_loss, value = self._learn_from_rollout(rollout, temperature, draws)
         else:
-            critic_loss, value = self._learn_from_transitions(model, batch, temperature, generator)
+            critic_loss, value = self._learn_from_transitions(model, batch, temperature, draws)
         actor_loss = torch.zeros_like(critic_loss)
         if train_actor and rollout is not None:
             rollout = rollout.first(config.horizon)
-            actor_loss = self._update_actor(rollout, temperature, generator)
+            actor_loss = self._update_actor(rollout, temperature, draws)
             if config.entropy:
                 self._update_temperature(rollout)
         with torch.no_grad():
@@ -139,19 +151,16 @@ class Agent:
         self, model: DynamicsEnsemble, start: Tensor, length: int, generator: torch.Generator
     ) -> Transitions:
         """Transitions of chained model rollouts of ``length`` steps from ``start`` (B, O), to their terminations."""
-        return self._rollout(model, start, length, generator).transitions()
+        return self._rollout(model, start, length, Draws(generator, start.device)).transitions()
 
     def _rollout(
-        self, model: DynamicsEnsemble, start: Tensor, horizon: int, generator: torch.Generator
+        self, model: DynamicsEnsemble, start: Tensor, horizon: int, draws: Draws
     ) -> Rollout:
         """Unroll policy and ensemble from (B, O); each row follows one member, redrawn every step."""
         rows, observations = start.shape
-        device = start.device
-        action_noise = self._noise((horizon + 1, rows, self.policy.actions), generator, device)
-        state_noise = self._noise((horizon, rows, observations), generator, device)
-        deal = torch.argsort(torch.rand(horizon, rows, generator=generator), dim=1)
-        back = torch.empty_like(deal).scatter_(1, deal, torch.arange(rows).expand_as(deal))
-        shuffles = [Shuffle(*pair) for pair in zip(deal.to(device), back.to(device), strict=True)]
+        action_noise = draws.normal(horizon + 1, rows, self.policy.actions)
+        state_noise = draws.normal(horizon, rows, observations)
+        shuffles = draws.shuffles(horizon, rows)
 
         def step(observation: Tensor, action: Tensor, t: int) -> Prediction:
             return model.step(observation, action, shuffles[t], state_noise[t])
@@ -159,20 +168,16 @@ class Agent:
         with _frozen(model):
             return unroll(start, horizon, lambda s, t: self.policy.sample(s, action_noise[t]), step)
 
-    @staticmethod
-    def _noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
-
     def _learn_from_rollout(
-        self, rollout: Rollout, temperature: Tensor, generator: torch.Generator
+        self, rollout: Rollout, temperature: Tensor, draws: Draws
     ) -> tuple[Tensor, Tensor]:
         """Regress Q(s_0, a_0) on the rollout's own expanded return."""
         with torch.no_grad():
             rollout = rollout.first(self.config.critic_horizon)
             self._follow_reward((rollout.reward - temperature * rollout.log_density[:-1]).flatten())
-            terminal = self._target_values(
-                rollout.observation[-1], rollout.action[-1], generator
-            ).amin(dim=0)
+            terminal = self._target_values(rollout.observation[-1], rollout.action[-1], draws).amin(
+                dim=0
+            )
             target = expanded_return(
                 rollout, terminal, self.config.discount, temperature, first_entropy=False
             )
@@ -184,27 +189,24 @@ class Agent:
         model: DynamicsEnsemble,
         batch: Transitions,
         temperature: Tensor,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> tuple[Tensor, Tensor]:
         """Regress Q(s, a) on r + gamma times the value of s', expanded over ``critic_horizon`` model steps."""
         config = self.config
         with torch.no_grad():
             if config.steve:
-                value = self._steve_value(model, batch.next_observation, temperature, generator)
+                value = self._steve_value(model, batch.next_observation, temperature, draws)
             else:
-                rollout = self._rollout(
-                    model, batch.next_observation, config.critic_horizon, generator
-                )
+                rollout = self._rollout(model, batch.next_observation, config.critic_horizon, draws)
                 terminal = self._target_values(
-                    rollout.observation[-1], rollout.action[-1], generator
+                    rollout.observation[-1], rollout.action[-1], draws
                 ).amin(dim=0)
                 value = expanded_return(
                     rollout, terminal, config.discount, temperature, first_entropy=True
                 )
             target = batch.reward + config.discount * (1.0 - batch.terminated) * value
-            _, density = self.policy.sample(
-                batch.observation, self._noise(batch.action.shape, generator, target.device)
-            )
+            noise = draws.normal(*batch.action.shape)
+            _, density = self.policy.sample(batch.observation, noise)
             self._follow_reward(batch.reward - temperature * density)
         return self._regress(batch.observation, batch.action, target)
 
@@ -213,17 +215,14 @@ class Agent:
         model: DynamicsEnsemble,
         start: Tensor,
         temperature: Tensor,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> Tensor:
         """STEVE estimate (B,) of the soft value of ``start`` (B, O): every state through every member."""
         horizon, members = self.config.critic_horizon, model.members
         rows, observations = start.shape
-        # All members share a row's action noise, so that their disagreement is theirs alone.
-        action_noise = self._noise(
-            (horizon + 1, rows, self.policy.actions), generator, start.device
-        ).repeat(1, members, 1)
-        state_noise = self._noise((horizon, rows, observations), generator, start.device)
-        state_noise = state_noise.repeat(1, members, 1)
+        # All members share a row's noise, so that their disagreement is theirs alone.
+        action_noise = draws.normal(horizon + 1, rows, self.policy.actions).repeat(1, members, 1)
+        state_noise = draws.normal(horizon, rows, observations).repeat(1, members, 1)
         with _frozen(model):
             rollout = unroll(
                 start.repeat(members, 1),
@@ -232,7 +231,7 @@ class Agent:
                 lambda s, a, t: model.step(s, a, None, state_noise[t]),
             )
         values = self._target_values(
-            rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1), generator
+            rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1), draws
         )
         critics = values.shape[0]
         values = values.view(critics, horizon + 1, -1).transpose(0, 1)
@@ -241,12 +240,9 @@ class Agent:
         # Before the first model step all members are alike.
         return steve_target([estimates[0, :1], *estimates[1:]])
 
-    def _target_values(
-        self, observation: Tensor, action: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _target_values(self, observation: Tensor, action: Tensor, draws: Draws) -> Tensor:
         """Values (2, B) of two target critics drawn at random (Chen et al., 2021): of two, the usual twins."""
-        pair = torch.randperm(self.targets.count, generator=generator)[:2].to(observation.device)
-        value = self.targets(observation, action, pair)
+        value = self.targets(observation, action, draws.pair(self.targets.count))
         if not self.config.bounded_values:
             return value
         center, scale = self.critics.center, self.critics.scale
@@ -265,15 +261,13 @@ class Agent:
         self._critic_optimizer.step()
         return loss, target
 
-    def _update_actor(
-        self, rollout: Rollout, temperature: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def _update_actor(self, rollout: Rollout, temperature: Tensor, draws: Draws) -> Tensor:
         """Ascend the pathwise gradient of the MAAC objective (section 4.1)."""
         config = self.config
         state, action = rollout.observation[-1], rollout.action[-1]
         if config.terminal_samples > 1:
             state = state.repeat(config.terminal_samples, 1)
-            noise = self._noise((len(state), self.policy.actions), generator, state.device)
+            noise = draws.normal(len(state), self.policy.actions)
             action, density = self.policy.sample(state, noise)
             density = density.view(config.terminal_samples, -1).mean(dim=0)
             densities = torch.cat((rollout.log_density[:-1], density[None]))
@@ -306,14 +300,13 @@ class Agent:
         """
         if not self.config.bounded_values:
             return
-        share = soft_reward.new_tensor([0.01, 0.99])
-        low, high = torch.quantile(soft_reward, share) / (1.0 - self.config.discount)
-        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        ordered = soft_reward.sort().values / (1.0 - self.config.discount)
+        tail = len(ordered) // 100
+        low, high = ordered[tail].clamp(max=0.0), ordered[-1 - tail].clamp(min=0.0)
         center, scale = 0.5 * (low + high), torch.clamp(0.5 * (high - low), min=1.0)
-        rate = _VALUE_BOUND_RATE if self._bounds_known else 1.0
-        self._bounds_known = True
-        self.critics.center.lerp_(center, rate)
-        self.critics.scale.lerp_(scale, rate)
+        self.critics.center.lerp_(center, self._bound_rate)
+        self.critics.scale.lerp_(scale, self._bound_rate)
+        self._bound_rate.fill_(_VALUE_BOUND_RATE)
         self.targets.center.copy_(self.critics.center)
         self.targets.scale.copy_(self.critics.scale)
 
@@ -329,7 +322,7 @@ class Agent:
         """All tensors by name, for checkpoints (optimisers apart)."""
         tensors = {
             "log_temperature": self.log_temperature.detach(),
-            "bounds_known": torch.tensor(self._bounds_known),
+            "bound_rate": self._bound_rate,
         }
         for name, network in self._networks().items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
@@ -344,7 +337,28 @@ class Agent:
             )
         with torch.no_grad():
             self.log_temperature.copy_(tensors["log_temperature"])
-        self._bounds_known = bool(tensors["bounds_known"])
+        self._bound_rate.copy_(tensors["bound_rate"])
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of everything that an update changes."""
+        return {k: v.clone() for k, v in (self.state() | self._optimizer_state()).items()}
+
+    @torch.no_grad()
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go back to a :meth:`snapshot`, in place; an optimiser that had not begun then begins anew."""
+        for name, tensor in (self.state() | self._optimizer_state()).items():
+            if name in snapshot:
+                tensor.copy_(snapshot[name])
+            else:
+                tensor.zero_()
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        return {
+            f"optimizer.{name}.{position}.{key}": tensor
+            for name, optimizer in self.optimizers().items()
+            for position, state in enumerate(optimizer.state.values())
+            for key, tensor in state.items()
+        }
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {"policy": self.policy, "critics": self.critics, "targets": self.targets}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maac_learning import checkpoint
 from maac_learning.agent import Agent, UpdateReport
+from maac_learning.capture import CapturedUpdates
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit
 from maac_learning.export import ActionScaling, export_bundle
@@ -82,6 +83,8 @@ class Trainer:
         self._model = DynamicsEnsemble(self.task, observations, actions, config.model).to(
             self.device
         )
+        on_gpu = self.device.type == "cuda"
+        self._captured = CapturedUpdates(self._agent, self._model) if on_gpu else None
         self._replay = TransitionBuffer(config.env_steps, observations, actions, self.device)
         self._imagined = TransitionBuffer(
             _imagined_capacity(config), observations, actions, self.device
@@ -245,7 +248,11 @@ class Trainer:
                 self._imagine()
             batch = joined((batch, self._imagined.sample(rows - real, self._generator)))
         self._updates += 1
-        self._last_update = self._agent.update(self._model, batch, self._generator, train_actor)
+        if self._captured is not None:
+            report = self._captured.update(batch, self._generator, train_actor)
+        else:
+            report = self._agent.update(self._model, batch, self._generator, train_actor)
+        self._last_update = report
 
     def _evaluate(self) -> None:
         returns = self.evaluation_returns()

@@ -1,10 +1,14 @@
 """One update of the learner."""
 
+import copy
+
 import pytest
 import torch
 
 from maac_learning.agent import Agent
+from maac_learning.capture import CapturedUpdates
 from maac_learning.config import AgentConfig, ModelConfig
+from maac_learning.draws import ReplayedDraws
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.replay import TransitionBuffer, Transitions
 from maac_ros.task import load_task
@@ -55,14 +59,45 @@ def test_critic_warm_up_leaves_the_actor_alone(parts):
 
 def test_update_repeats_exactly_with_its_seed(parts):
     agent, model, batch = parts
-    state = {k: v.clone() for k, v in agent.state().items()}
+    before = agent.snapshot()
     results = []
     for _ in range(2):
-        agent.load(state)
-        agent._make_optimizers()
-        agent.update(model, batch, torch.Generator().manual_seed(2))
-        results.append(torch.cat([v.flatten() for v in agent.state().values()]))
+        agent.restore(before)
+        for _ in range(2):
+            agent.update(model, batch, torch.Generator().manual_seed(2))
+        results.append(torch.cat([v.flatten() for v in agent.snapshot().values()]))
     assert torch.equal(*results)
+
+
+def test_replayed_draws_repeat_their_requests_with_new_numbers_in_the_same_memory(parts):
+    agent, model, batch = parts
+    replayed = ReplayedDraws(torch.Generator().manual_seed(1), CPU)
+    before = agent.snapshot()
+    agent.learn(model, batch, replayed, train_actor=True)  # what a capture records
+    agent.restore(before)
+    replayed.refill(torch.Generator().manual_seed(2))
+    replayed.rewind()
+    agent.learn(model, batch, replayed, train_actor=True)
+    got = agent.snapshot()
+    agent.restore(before)
+    agent.update(model, batch, torch.Generator().manual_seed(2))
+    for name, expected in agent.snapshot().items():
+        assert torch.equal(got[name], expected), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_captured_updates_equal_eager_ones_on_the_cpu(parts):
+    agent, model, batch = parts
+    device = torch.device("cuda")
+    twin = Agent(4, 1, agent.config, device)
+    twin.load({k: v.to(device) for k, v in agent.state().items()})
+    captured = CapturedUpdates(twin, copy.deepcopy(model).to(device))
+    there = Transitions(*(column.to(device) for column in batch))
+    for seed, train_actor in enumerate([False, True, True, False, True]):
+        expected = agent.update(model, batch, torch.Generator().manual_seed(seed), train_actor)
+        got = captured.update(there, torch.Generator().manual_seed(seed), train_actor)
+        for mine, theirs in zip(got, expected, strict=True):
+            assert mine.item() == pytest.approx(theirs.item(), rel=1e-3, abs=1e-5)
 
 
 def test_targets_stay_within_the_bounds_of_the_reward(parts):
