@@ -56,8 +56,8 @@ class TransitionBuffer:
 
     def add(self, transitions: Transitions) -> None:
         """Append, overwriting the oldest."""
-        columns = (column.reshape(len(column), -1) for column in transitions)
-        rows = torch.cat([*columns], dim=-1)[-len(self._rows) :]
+        columns = [c[:, None] if c.dim() == 1 else c for c in transitions]
+        rows = torch.cat(columns, dim=-1)[-len(self._rows) :]
         places = (torch.arange(len(rows), device=rows.device) + self._next) % len(self._rows)
         self._rows[places] = rows
         self._next = (self._next + len(rows)) % len(self._rows)
