@@ -73,15 +73,13 @@ class TransitionBuffer:
         return self._split(self._rows.index_select(0, rows.to(self._rows.device)))
 
     def state(self) -> dict[str, Tensor]:
-        """The stored rows, oldest first."""
-        if self.size < len(self._rows):
-            return {"rows": self._rows[: self.size].clone()}
-        return {"rows": torch.roll(self._rows, -self._next, dims=0)}
+        """The stored rows as they lie, since what will be drawn depends on their places."""
+        return {"rows": self._rows[: self.size].clone(), "next": torch.tensor(self._next)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take back what :meth:`state` gave."""
-        self.clear()
-        self.add(self._split(state["rows"].to(self._rows.device)))
+        self.size, self._next = len(state["rows"]), int(state["next"])
+        self._rows[: self.size] = state["rows"].to(self._rows.device)
 
     def _split(self, rows: Tensor) -> Transitions:
         observation, action, reward, following, terminated = rows.split(self._widths, dim=-1)

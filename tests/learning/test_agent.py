@@ -169,3 +169,8 @@ def test_buffer_keeps_columns_overwrites_the_oldest_and_survives_saving():
     for ring in (buffer, other):
         ring.add(numbered(9.0))
         assert sorted(ring.all().terminated.tolist()) == [3, 4, 5, 9]
+    draws = [
+        ring.sample(20, torch.Generator().manual_seed(1)).reward.tolist()
+        for ring in (buffer, other)
+    ]
+    assert draws[0] == draws[1]
