@@ -27,3 +27,7 @@ class CheckpointError(MaacError):
 
 class ResultError(MaacError):
     """A file of results (a learning curve, a measurement) is missing, malformed or not what its place says."""
+
+
+class BenchmarkError(MaacError):
+    """A benchmark failed, or what it would report means nothing."""
