@@ -199,6 +199,9 @@ def plan(chosen: LearningArguments) -> list[Run]:
         given = schema.read_yaml(chosen.config, ConfigError)
         if not isinstance(given, dict):
             raise ConfigError(f"{chosen.config}: expected a mapping of settings, got {given!r:.60}")
+    for name in ("tasks", "presets", "seeds"):
+        if not getattr(chosen, name):
+            raise ConfigError(f"--{name}: got none; expected at least one")
     runs = []
     for seed in chosen.seeds:
         overrides = merged(

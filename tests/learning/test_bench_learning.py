@@ -146,6 +146,8 @@ def test_first_seed_of_everything_comes_first_and_training_never_ends_early():
 def test_wrong_options_are_refused_before_anything_starts(tmp_path, options, capsys):
     assert main([*options, "--jobs", "0"]) == 2
     assert "--jobs: got 0" in capsys.readouterr().err
+    assert main([*options, "--seeds"]) == 2
+    assert "--seeds: got none" in capsys.readouterr().err
     assert main([*options, "--presets", "default", "fast"]) == 2
     assert "unknown preset 'fast'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
