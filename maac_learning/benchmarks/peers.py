@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maac_ros.errors import BenchmarkError, ConfigError
 
-_SCRIPT = Path(__file__).with_name("peer_mbrl.py")
+_SCRIPT = Path(__file__).resolve().with_name("peer_mbrl.py")
 
 HOW_TO_INSTALL = """\
 make an environment for it, since it needs older packages than this project:
@@ -56,13 +57,13 @@ class Mbrl:
     def __init__(self, python: Path | None, task: str, threads: int, replay: int) -> None:
         if python is None:
             raise ConfigError(f"--peer-python: missing; --peer mbrl needs it: {HOW_TO_INSTALL}")
-        if not os.access(python, os.X_OK):
+        if not os.access(python.expanduser(), os.X_OK):
             raise ConfigError(
                 f"--peer-python: '{python}' is not a program that can be run; {HOW_TO_INSTALL}"
             )
         options = {"--task": task, "--threads": threads, "--replay": replay}
         # Isolated: neither this project's packages nor the script's folder are to be found.
-        self._command = [str(python), "-I", str(_SCRIPT)]
+        self._command = [str(python.expanduser().absolute()), "-I", str(_SCRIPT)]
         self._command += [str(part) for pair in options.items() for part in pair]
         self._threads = threads
         done = self._run("--check")
@@ -95,6 +96,13 @@ class Mbrl:
         environment = dict(os.environ)
         if self._threads:
             environment |= {"OMP_NUM_THREADS": str(self._threads)}
-        return subprocess.run(
-            [*self._command, *more], capture_output=True, text=True, check=False, env=environment
-        )
+        # MuJoCo appends its warnings to a file in the working directory.
+        with tempfile.TemporaryDirectory() as folder:
+            return subprocess.run(
+                [*self._command, *more],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=folder,
+                env=environment,
+            )
