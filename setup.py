@@ -83,7 +83,10 @@ setup(
         "tqdm",
         "tyro",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "pytest-timeout"]},
+    extras_require={
+        "baselines": ["stable-baselines3"],
+        "test": ["hypothesis", "pytest", "pytest-timeout"],
+    },
     entry_points={
         "console_scripts": [f"{program} = {main}" for program, main in PROGRAMS.items()],
     },

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 
 from maac_learning.agent import Agent, UpdateReport
@@ -9,8 +12,18 @@ from maac_learning.draws import ReplayedDraws
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.replay import Transitions
 
+Update = Callable[[Transitions, torch.Generator, bool], UpdateReport]
+"""(batch, generator, train_actor): see :meth:`Agent.update`."""
+
 _WARM_UPS = 3
 """Runs before the capture, in which libraries allocate what they keep."""
+
+
+def updater(agent: Agent, model: DynamicsEnsemble) -> Update:
+    """The update of ``agent`` on ``model``: captured as a graph where they live on a GPU."""
+    if agent.log_temperature.is_cuda:
+        return CapturedUpdates(agent, model)
+    return functools.partial(agent.update, model)
 
 
 class CapturedUpdates:
@@ -29,8 +42,8 @@ class CapturedUpdates:
         self._model = model
         self._graphs: dict[tuple[bool, int], _Captured] = {}
 
-    def update(
-        self, batch: Transitions, generator: torch.Generator, train_actor: bool = True
+    def __call__(
+        self, batch: Transitions, generator: torch.Generator, train_actor: bool
     ) -> UpdateReport:
         """See :meth:`Agent.update`. The report's numbers are overwritten by the next update."""
         key = (train_actor, len(batch.reward))

@@ -36,6 +36,12 @@ def _demo(arguments: Sequence[str]) -> int:
     return demo(arguments)
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    from maac_learning.benchmarks import bench
+
+    return bench(arguments)
+
+
 def _up(arguments: Sequence[str]) -> int:
     from maac_ros.up import main as up
 
@@ -48,6 +54,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "evaluate": (_evaluate, "run a bundle in its simulation, with and without planning"),
     "export": (_export, "turn a run's newest checkpoint into a bundle"),
     "up": (_up, "start the nodes of a launch file where the launch package is not installed"),
+    "bench": (_bench, "measure training and learning on this machine"),
     "demo": (_demo, "train, export and run a small task, all in a few minutes"),
 }
 

@@ -6,11 +6,11 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from maac_learning.config import TrainConfig
 from maac_ros.provenance import provenance
 
 
@@ -32,10 +32,22 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
+class Settings(Protocol):
+    """What a run is logged with: this project's settings, or a baseline's."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def preset(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    def model_dump_json(self) -> str: ...
+
+
 class RunLog:
     """Writes ``curve.csv``, ``curve.png`` and TensorBoard events into a run's folder."""
 
-    def __init__(self, folder: Path, config: TrainConfig, rows: Sequence[Row] = ()) -> None:
+    def __init__(self, folder: Path, config: Settings, rows: Sequence[Row] = ()) -> None:
         self._path = folder / "curve.csv"
         self._picture = folder / "curve.png"
         self._title = f"{config.task}, preset {config.preset}, seed {config.seed}"

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from maac_learning import checkpoint
 from maac_learning.agent import Agent, UpdateReport
-from maac_learning.capture import CapturedUpdates
+from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_learning.evaluation import evaluation_returns
 from maac_learning.export import ActionScaling, export_bundle
+from maac_learning.phases import PhaseClock, timed
 from maac_learning.replay import TransitionBuffer, Transitions, joined
 from maac_learning.runlog import Row, RunLog
 from maac_ros import schema
@@ -30,8 +32,6 @@ from maac_ros.simulation import Simulation, Snapshot, TaskEnv
 from maac_ros.task import load_task
 
 CONFIG_FILE = "config.yaml"
-EVALUATION_SEED = 1_000_000
-"""Evaluation episodes are seeded from here on, apart from the training episodes."""
 
 _PROGRESS_SECONDS = 0.2
 
@@ -68,6 +68,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, run_dir: Path, resume: bool = False) -> None:
         self.config = config
         self.run_dir = run_dir
+        self.phases = PhaseClock()
         self.device = _device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -83,8 +84,7 @@ class Trainer:
         self._model = DynamicsEnsemble(self.task, observations, actions, config.model).to(
             self.device
         )
-        on_gpu = self.device.type == "cuda"
-        self._captured = CapturedUpdates(self._agent, self._model) if on_gpu else None
+        self._learn = updater(self._agent, self._model)
         self._replay = TransitionBuffer(config.env_steps, observations, actions, self.device)
         self._imagined = TransitionBuffer(
             _imagined_capacity(config), observations, actions, self.device
@@ -114,6 +114,11 @@ class Trainer:
     def rows(self) -> list[Row]:
         """All evaluations so far."""
         return self._log.rows
+
+    @property
+    def phase_seconds(self) -> dict[str, float]:
+        """Seconds spent so far, since the run was opened, in each phase of training."""
+        return dict(self.phases.seconds)
 
     @property
     def solved(self) -> bool:
@@ -147,6 +152,12 @@ class Trainer:
             self._log.close()
         on_progress(self._progress())
 
+    def advance(self, env_steps: int) -> None:
+        """Train for ``env_steps`` environment steps, within ``config.env_steps`` and with no checkpoint at the end."""
+        until = min(self._env_steps + env_steps, self.config.env_steps)
+        while (self._env_steps < until or self._update_debt >= 1.0) and not self._stop.is_set():
+            self._step()
+
     def _step(self) -> None:
         """One environment step and the learning that is due after it."""
         config = self.config
@@ -158,7 +169,8 @@ class Trainer:
         while self._update_debt >= 1.0:
             if self._stop.is_set():
                 return
-            self._update()
+            with self.phases("update"):
+                self._update()
             self._update_debt -= 1.0
         steps = self._env_steps
         due = steps % config.evaluation.every == 0 or steps == config.env_steps
@@ -185,11 +197,13 @@ class Trainer:
                 self._fit_model()
             self._agent.renew(self._replay.all().observation)
             for _ in range(config.agent.critic_warmup):
-                self._update(train_actor=False)
+                with self.phases("critic_warmup"):
+                    self._update(train_actor=False)
         if since == 0:
             self._update_debt += config.agent.first_updates
         self._update_debt += config.agent.updates_per_step
 
+    @timed("environment")
     @torch.no_grad()
     def _collect(self) -> None:
         observation = torch.as_tensor(self._observation, dtype=torch.float32, device=self.device)
@@ -221,6 +235,7 @@ class Trainer:
         command = self._scaling.to_command(action.cpu()).numpy().astype(np.float64)
         return np.clip(command, *self._limits)
 
+    @timed("fit")
     def _fit_model(self) -> None:
         settings = self.config.model
         steps = settings.fit_steps if self._fits else settings.first_fit_steps
@@ -231,6 +246,7 @@ class Trainer:
         if self.config.rollout.kept is None:
             self._imagined.clear()
 
+    @timed("rollouts")
     def _imagine(self) -> None:
         rollout = self.config.rollout
         rows = _multiple(rollout.batch, self._model.members)
@@ -248,12 +264,9 @@ class Trainer:
                 self._imagine()
             batch = joined((batch, self._imagined.sample(rows - real, self._generator)))
         self._updates += 1
-        if self._captured is not None:
-            report = self._captured.update(batch, self._generator, train_actor)
-        else:
-            report = self._agent.update(self._model, batch, self._generator, train_actor)
-        self._last_update = report
+        self._last_update = self._learn(batch, self._generator, train_actor)
 
+    @timed("evaluation")
     def _evaluate(self) -> None:
         returns = self.evaluation_returns()
         update = self._last_update
@@ -277,25 +290,14 @@ class Trainer:
     @torch.no_grad()
     def evaluation_returns(self) -> Vector:
         """Undiscounted returns (episodes,) of the deterministic policy, always from the same initial states."""
-        builder = self._env.builder
-        running = list(range(len(self._evaluators)))
-        returns = np.zeros(len(self._evaluators))
-        observations = {
-            i: builder.build(self._evaluators[i].reset(seed=EVALUATION_SEED + i)) for i in running
-        }
-        while running:
-            batch = torch.as_tensor(
-                np.stack([observations[i] for i in running]), dtype=torch.float32
-            )
-            commands = self._command(self._agent.policy.act(batch.to(self.device)))
-            for i, command in zip(list(running), commands, strict=True):
-                result = self._evaluators[i].step(command)
-                returns[i] += result.reward
-                observations[i] = builder.build(result.state)
-                if result.done:
-                    running.remove(i)
-        return returns
 
+        def commands(observations: Vector) -> Vector:
+            batch = torch.as_tensor(observations, dtype=torch.float32)
+            return self._command(self._agent.policy.act(batch.to(self.device)))
+
+        return evaluation_returns(self._evaluators, self._env.builder, commands)
+
+    @timed("export")
     def export_bundle(self, path: Path | None = None) -> Bundle:
         """Export what has been learned so far; the default place is ``<run_dir>/bundle``."""
         last = self._log.rows[-1].eval_return if self._log.rows else None
@@ -315,6 +317,7 @@ class Trainer:
             training_seconds=self._seconds(),
         )
 
+    @timed("checkpoint")
     def save_checkpoint(self) -> Path:
         """Write everything that decides how this run goes on."""
         snapshot = self._env.simulation.snapshot()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maac_learning.agent import Agent
-from maac_learning.capture import CapturedUpdates
+from maac_learning.capture import updater
 from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.draws import ReplayedDraws
 from maac_learning.dynamics import DynamicsEnsemble
@@ -91,11 +91,11 @@ def test_captured_updates_equal_eager_ones_on_the_cpu(parts):
     device = torch.device("cuda")
     twin = Agent(4, 1, agent.config, device)
     twin.load({k: v.to(device) for k, v in agent.state().items()})
-    captured = CapturedUpdates(twin, copy.deepcopy(model).to(device))
+    captured = updater(twin, copy.deepcopy(model).to(device))
     there = Transitions(*(column.to(device) for column in batch))
     for seed, train_actor in enumerate([False, True, True, False, True]):
         expected = agent.update(model, batch, torch.Generator().manual_seed(seed), train_actor)
-        got = captured.update(there, torch.Generator().manual_seed(seed), train_actor)
+        got = captured(there, torch.Generator().manual_seed(seed), train_actor)
         for mine, theirs in zip(got, expected, strict=True):
             assert mine.item() == pytest.approx(theirs.item(), rel=1e-3, abs=1e-5)
 
