@@ -54,7 +54,7 @@ setup(
     packages=find_packages(
         include=["maac_ros", "maac_ros.*", "maac_learning", "maac_learning.*"],
     ),
-    package_data={"maac_ros": ["py.typed"], "maac_learning": ["py.typed"]},
+    package_data={"maac_ros": ["py.typed"], "maac_learning": ["py.typed", "report/page.html"]},
     zip_safe=False,
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -83,7 +83,11 @@ setup(
         "tqdm",
         "tyro",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "pytest-timeout"]},
+    extras_require={
+        # For `maac report`. The arch that rliable asks for cannot be imported with pandas 3.
+        "report": ["jinja2", "pandas<3", "rliable"],
+        "test": ["hypothesis", "pytest", "pytest-timeout"],
+    },
     entry_points={
         "console_scripts": [f"{program} = {main}" for program, main in PROGRAMS.items()],
     },
