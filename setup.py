@@ -54,7 +54,7 @@ setup(
     packages=find_packages(
         include=["maac_ros", "maac_ros.*", "maac_learning", "maac_learning.*"],
     ),
-    package_data={"maac_ros": ["py.typed"], "maac_learning": ["py.typed"]},
+    package_data={"maac_ros": ["py.typed"], "maac_learning": ["py.typed", "report/page.html"]},
     zip_safe=False,
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -85,6 +85,8 @@ setup(
     ],
     extras_require={
         "baselines": ["stable-baselines3"],
+        # For `maac report`. The arch that rliable asks for cannot be imported with pandas 3.
+        "report": ["jinja2", "pandas<3", "rliable"],
         "test": ["hypothesis", "pytest", "pytest-timeout"],
     },
     entry_points={

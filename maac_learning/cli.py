@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from maac_ros.errors import MaacError
+from maac_ros.errors import ConfigError, MaacError
 from maac_ros.version import __version__
 
 Command = Callable[[Sequence[str]], int]
@@ -28,6 +28,15 @@ def _export(arguments: Sequence[str]) -> int:
     from maac_learning.commands import export
 
     return export(arguments)
+
+
+def _report(arguments: Sequence[str]) -> int:
+    try:
+        from maac_learning.report.command import report
+    except ImportError as reason:
+        raise ConfigError(f"{reason}: pip install 'maac_ros[report]'") from reason
+
+    return report(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> int:
@@ -53,6 +62,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "train": (_train, "learn a task in simulation"),
     "evaluate": (_evaluate, "run a bundle in its simulation, with and without planning"),
     "export": (_export, "turn a run's newest checkpoint into a bundle"),
+    "report": (_report, "draw committed learning curves and measurements"),
     "up": (_up, "start the nodes of a launch file where the launch package is not installed"),
     "bench": (_bench, "measure training and learning on this machine"),
     "demo": (_demo, "train, export and run a small task, all in a few minutes"),
