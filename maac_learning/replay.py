@@ -90,12 +90,10 @@ class StateBuffer:
         return self._rows[rows.to(self._rows.device)]
 
     def state(self) -> dict[str, Tensor]:
-        """The stored states, oldest first."""
-        if self.size < len(self._rows):
-            return {"rows": self._rows[: self.size].clone()}
-        return {"rows": torch.roll(self._rows, -self._next, dims=0)}
+        """The stored states as they lie, since what is drawn depends on it."""
+        return {"rows": self._rows[: self.size].clone(), "next": torch.tensor(self._next)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take back what :meth:`state` gave."""
-        self.clear()
-        self.add(state["rows"])
+        self.size, self._next = len(state["rows"]), int(state["next"])
+        self._rows[: self.size] = state["rows"]
