@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from maac_learning.config import TrainConfig, load_train_config
 from maac_learning.trainer import Progress, Trainer, load_run
+from maac_learning.video import Video, check_video
 from maac_ros import schema
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
@@ -155,6 +157,10 @@ class EvaluateArguments:
     """ONNX Runtime execution providers, best first."""
     json: Path | None = None
     """Also write the results to this file."""
+    video: Path | None = None
+    """Also film the first episodes into this file (.mp4); with --mpc, one file a mode."""
+    video_episodes: int = 1
+    """Episodes to film, a mode."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -162,18 +168,29 @@ def evaluate(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(EvaluateArguments, prog="maac evaluate", args=list(arguments))
     if chosen.episodes < 1:
         raise ConfigError(f"--episodes: got {chosen.episodes}; expected at least 1")
+    if chosen.video_episodes < 1:
+        raise ConfigError(f"--video-episodes: got {chosen.video_episodes}; expected at least 1")
+    if chosen.video is not None:
+        check_video(chosen.video)
     bundle = load_bundle(chosen.bundle, chosen.providers)
     results = {}
+    films: list[Path] = []
     print(
         f"{'mode':<8}{'return':>10}{'± std':>9}{'steps':>8}{'inference p99':>15}{'planning p99':>14}"
     )
     for mode in ("policy", "mpc") if chosen.mpc else ("policy",):
         episodes: list[Episode] = []
-        for episode, played_by in evaluate_bundle(
-            bundle, chosen.episodes, chosen.seed, mode == "mpc"
-        ):
-            episodes.append(episode)
-            statistics = played_by.statistics
+        with ExitStack() as stack:
+            film = None
+            if chosen.video is not None:
+                path = chosen.video.with_stem(f"{chosen.video.stem}-{mode}")
+                films.append(path if chosen.mpc else chosen.video)
+                film = stack.enter_context(Video(films[-1], bundle.task.control.period_s)).add
+            for episode, played_by in evaluate_bundle(
+                bundle, chosen.episodes, chosen.seed, mode == "mpc", film, chosen.video_episodes
+            ):
+                episodes.append(episode)
+                statistics = played_by.statistics
         returns = np.array([e.episode_return for e in episodes])
         inference, planning = statistics.inference.summary(), statistics.planning.summary()
         print(
@@ -188,6 +205,8 @@ def evaluate(arguments: Sequence[str]) -> int:
             "planning": asdict(planning) if planning.count else None,
             "episodes": [asdict(e) for e in episodes],
         }
+    for path in films:
+        print(f"video: {path}")
     if chosen.json is not None:
         document = {
             "provenance": provenance(),
