@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -15,10 +14,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from maac_learning.config import TrainConfig, load_train_config
-from maac_learning.trainer import Progress, Trainer, load_run
+from maac_learning.progress import Bar
+from maac_learning.trainer import Trainer, load_run
 from maac_learning.video import Video, check_video
 from maac_ros import schema
 from maac_ros.bundle import load_bundle
@@ -39,7 +38,7 @@ class TrainArguments:
     run_dir: Path | None = None
     """Folder for the run; by default runs/<task>/<preset>-seed<seed>-<time>."""
     resume: Path | None = None
-    """Go on with the run in this folder, with its own settings; excludes every other option."""
+    """Go on with the run in this folder, with its own settings; excludes every other option but --no-export."""
     export: bool = True
     """Export a bundle into the run's folder at the end."""
 
@@ -50,7 +49,7 @@ def train(arguments: Sequence[str]) -> int:
     for name in ("task", "preset", "config"):
         first.add_argument(f"--{name}")
     early, _ = first.parse_known_args(arguments)
-    if "--resume" not in arguments:
+    if not any(argument.partition("=")[0] == "--resume" for argument in arguments):
         chosen = _parse_train(arguments, early.task, early.preset, early.config)
         settings = chosen.settings
         run_dir = chosen.run_dir or default_run_dir(settings)
@@ -59,8 +58,10 @@ def train(arguments: Sequence[str]) -> int:
     else:
         only = argparse.ArgumentParser(prog="maac train", allow_abbrev=False)
         only.add_argument("--resume", type=Path, required=True, metavar="RUN")
-        run_dir = only.parse_args(arguments).resume
-        trainer, export_at_end = load_run(run_dir), True
+        only.add_argument("--export", action=argparse.BooleanOptionalAction, default=True)
+        resumed = only.parse_args(arguments)
+        run_dir, export_at_end = resumed.resume, resumed.export
+        trainer = load_run(run_dir)
     print(f"run folder: {run_dir}")
     stopped = train_with_bar(trainer)
     if stopped:
@@ -108,26 +109,10 @@ def train_with_bar(trainer: Trainer) -> bool:
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with tqdm(
-            total=trainer.config.env_steps,
-            initial=trainer.env_steps,
-            unit="step",
-            smoothing=0.05,
-            mininterval=0.1 if sys.stderr.isatty() else 5.0,  # a log file needs fewer lines
-        ) as bar:
-
-            def show(progress: Progress) -> None:
-                result = progress.evaluation_return
-                bar.set_postfix_str(
-                    f"return {'–' if result is None else f'{result:.0f}'}, "
-                    f"model error {progress.model_loss:.2g}",
-                    refresh=False,
-                )
-                bar.update(progress.env_steps - bar.n)
-
-            trainer.train(show)
+        with Bar(trainer.config.env_steps, trainer.env_steps) as bar:
+            trainer.train(bar.show)
             if trainer.solved:
-                bar.total = bar.n  # solved before its time: that is all there is to do
+                bar.finish_early()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

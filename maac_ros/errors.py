@@ -23,3 +23,7 @@ class ObservationError(MaacError):
 
 class CheckpointError(MaacError):
     """A training checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class TrainingError(MaacError):
+    """Training cannot go on: something in it is no longer a finite number."""
