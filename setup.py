@@ -67,6 +67,8 @@ setup(
     # Everything but ROS 2 itself. The versions that are tested are in requirements/.
     install_requires=[
         "gymnasium[mujoco]>=1.0",
+        "imageio",
+        "imageio-ffmpeg",
         "matplotlib",
         "mujoco>=3.2",
         "numpy>=1.26",

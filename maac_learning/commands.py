@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from maac_learning.config import TrainConfig, load_train_config
-from maac_learning.trainer import Progress, Trainer, load_run
+from maac_learning.progress import Bar
+from maac_learning.trainer import Trainer, load_run
+from maac_learning.video import Video, check_video
 from maac_ros import schema
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
@@ -37,7 +38,7 @@ class TrainArguments:
     run_dir: Path | None = None
     """Folder for the run; by default runs/<task>/<preset>-seed<seed>-<time>."""
     resume: Path | None = None
-    """Go on with the run in this folder, with its own settings; excludes every other option."""
+    """Go on with the run in this folder, with its own settings; excludes every other option but --no-export."""
     export: bool = True
     """Export a bundle into the run's folder at the end."""
 
@@ -48,7 +49,7 @@ def train(arguments: Sequence[str]) -> int:
     for name in ("task", "preset", "config"):
         first.add_argument(f"--{name}")
     early, _ = first.parse_known_args(arguments)
-    if "--resume" not in arguments:
+    if not any(argument.partition("=")[0] == "--resume" for argument in arguments):
         chosen = _parse_train(arguments, early.task, early.preset, early.config)
         settings = chosen.settings
         run_dir = chosen.run_dir or default_run_dir(settings)
@@ -57,8 +58,10 @@ def train(arguments: Sequence[str]) -> int:
     else:
         only = argparse.ArgumentParser(prog="maac train", allow_abbrev=False)
         only.add_argument("--resume", type=Path, required=True, metavar="RUN")
-        run_dir = only.parse_args(arguments).resume
-        trainer, export_at_end = load_run(run_dir), True
+        only.add_argument("--export", action=argparse.BooleanOptionalAction, default=True)
+        resumed = only.parse_args(arguments)
+        run_dir, export_at_end = resumed.resume, resumed.export
+        trainer = load_run(run_dir)
     print(f"run folder: {run_dir}")
     stopped = train_with_bar(trainer)
     if stopped:
@@ -106,26 +109,10 @@ def train_with_bar(trainer: Trainer) -> bool:
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with tqdm(
-            total=trainer.config.env_steps,
-            initial=trainer.env_steps,
-            unit="step",
-            smoothing=0.05,
-            mininterval=0.1 if sys.stderr.isatty() else 5.0,  # a log file needs fewer lines
-        ) as bar:
-
-            def show(progress: Progress) -> None:
-                result = progress.evaluation_return
-                bar.set_postfix_str(
-                    f"return {'–' if result is None else f'{result:.0f}'}, "
-                    f"model error {progress.model_loss:.2g}",
-                    refresh=False,
-                )
-                bar.update(progress.env_steps - bar.n)
-
-            trainer.train(show)
+        with Bar(trainer.config.env_steps, trainer.env_steps) as bar:
+            trainer.train(bar.show)
             if trainer.solved:
-                bar.total = bar.n  # solved before its time: that is all there is to do
+                bar.finish_early()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -155,6 +142,10 @@ class EvaluateArguments:
     """ONNX Runtime execution providers, best first."""
     json: Path | None = None
     """Also write the results to this file."""
+    video: Path | None = None
+    """Also film the first episodes into this file (.mp4); with --mpc, one file a mode."""
+    video_episodes: int = 1
+    """Episodes to film, a mode."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -162,18 +153,29 @@ def evaluate(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(EvaluateArguments, prog="maac evaluate", args=list(arguments))
     if chosen.episodes < 1:
         raise ConfigError(f"--episodes: got {chosen.episodes}; expected at least 1")
+    if chosen.video_episodes < 1:
+        raise ConfigError(f"--video-episodes: got {chosen.video_episodes}; expected at least 1")
+    if chosen.video is not None:
+        check_video(chosen.video)
     bundle = load_bundle(chosen.bundle, chosen.providers)
     results = {}
+    films: list[Path] = []
     print(
         f"{'mode':<8}{'return':>10}{'± std':>9}{'steps':>8}{'inference p99':>15}{'planning p99':>14}"
     )
     for mode in ("policy", "mpc") if chosen.mpc else ("policy",):
         episodes: list[Episode] = []
-        for episode, played_by in evaluate_bundle(
-            bundle, chosen.episodes, chosen.seed, mode == "mpc"
-        ):
-            episodes.append(episode)
-            statistics = played_by.statistics
+        with ExitStack() as stack:
+            film = None
+            if chosen.video is not None:
+                path = chosen.video.with_stem(f"{chosen.video.stem}-{mode}")
+                films.append(path if chosen.mpc else chosen.video)
+                film = stack.enter_context(Video(films[-1], bundle.task.control.period_s)).add
+            for episode, played_by in evaluate_bundle(
+                bundle, chosen.episodes, chosen.seed, mode == "mpc", film, chosen.video_episodes
+            ):
+                episodes.append(episode)
+                statistics = played_by.statistics
         returns = np.array([e.episode_return for e in episodes])
         inference, planning = statistics.inference.summary(), statistics.planning.summary()
         print(
@@ -188,6 +190,8 @@ def evaluate(arguments: Sequence[str]) -> int:
             "planning": asdict(planning) if planning.count else None,
             "episodes": [asdict(e) for e in episodes],
         }
+    for path in films:
+        print(f"video: {path}")
     if chosen.json is not None:
         document = {
             "provenance": provenance(),

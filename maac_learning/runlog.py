@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from maac_learning.files import write_text
+from maac_ros.errors import CheckpointError, ConfigError
 from maac_ros.provenance import provenance
 
 
@@ -44,40 +47,109 @@ class Settings(Protocol):
     def model_dump_json(self) -> str: ...
 
 
+def rows_to_tensors(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """The rows by column, for checkpoints; float64, so that nothing is rounded."""
+    return {
+        name: torch.tensor([getattr(row, name) for row in rows], dtype=torch.float64)
+        for name in COLUMNS
+    }
+
+
+def rows_from_tensors(tensors: Mapping[str, Tensor]) -> list[Row]:
+    """Take back what :func:`rows_to_tensors` gave.
+
+    Raises:
+        CheckpointError: when the columns are not those of this version.
+    """
+    if set(tensors) != set(COLUMNS):
+        raise CheckpointError(
+            f"the curve's columns are {', '.join(sorted(tensors))}; expected {', '.join(sorted(COLUMNS))}"
+        )
+    columns = [tensors[name].tolist() for name in COLUMNS]
+    return [Row(int(steps), *rest) for steps, *rest in zip(*columns, strict=True)]
+
+
 class RunLog:
-    """Writes ``curve.csv``, ``curve.png`` and TensorBoard events into a run's folder."""
+    """Writes ``curve.csv``, ``curve.png`` and TensorBoard events into a run's folder.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        rows: what the run has behind it.
+    """
 
     def __init__(self, folder: Path, config: Settings, rows: Sequence[Row] = ()) -> None:
+        self._folder = folder
         self._path = folder / "curve.csv"
-        self._picture = folder / "curve.png"
-        self._title = f"{config.task}, preset {config.preset}, seed {config.seed}"
+        self._config = config
         self.rows = list(rows)
-        self._events = SummaryWriter(str(folder / "tensorboard"))
-        header = [
-            *(f"# {key}: {value}" for key, value in provenance().items()),
-            f"# torch: {torch.__version__}, {torch.get_num_threads()} threads",
-            f"# settings: {config.model_dump_json()}",
-        ]
-        self._path.write_text("\n".join(header) + "\n" + ",".join(COLUMNS) + "\n", encoding="utf-8")
-        for row in self.rows:
-            self._append(row)
+        self._header: list[str] = []
+        self._events: SummaryWriter | None = None
+
+    def open(self) -> None:
+        """Begin to write. What was logged beyond ``rows``, before a run was killed, is dropped: it will be redone.
+
+        Raises:
+            ConfigError: when the folder cannot be written to.
+        """
+        with self._clear_errors():
+            self._header = self._make_header()
+            self._write()
+            # TensorBoard disregards what older event files have from this step on.
+            purge = self.rows[-1].env_steps + 1 if self.rows else 0
+            self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=purge)
 
     def add(self, row: Row) -> None:
-        """Record one evaluation."""
+        """Record one evaluation; raises as :meth:`open` does."""
         self.rows.append(row)
-        self._append(row)
-        for name in COLUMNS[1:]:
-            self._events.add_scalar(name, getattr(row, name), row.env_steps)
+        with self._clear_errors():
+            self._write()
+            if self._events is not None:
+                for name in COLUMNS[1:]:
+                    self._events.add_scalar(name, getattr(row, name), row.env_steps)
+                self._events.flush()
 
     def close(self) -> None:
         """Flush the events and draw the curve."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
         if self.rows:
-            draw_curve(self.rows, self._picture, self._title)
+            config = self._config
+            title = f"{config.task}, preset {config.preset}, seed {config.seed}"
+            draw_curve(self.rows, self._folder / "curve.png", title)
 
-    def _append(self, row: Row) -> None:
-        with self._path.open("a", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerow([f"{getattr(row, name):.6g}" for name in COLUMNS])
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as reason:
+            raise ConfigError(
+                f"run folder '{self._folder}': cannot be written to: {reason.strerror}"
+            ) from reason
+
+    def _make_header(self) -> list[str]:
+        """Comments on where the curve comes from; a resumed run keeps its own and adds where it goes on."""
+        origin = provenance()
+        text = self._path.read_bytes().decode(errors="replace") if self._path.exists() else ""
+        known = [line for line in text.splitlines() if line.startswith("#")]
+        if self.rows and known:
+            note = f"{origin['created']}, revision {origin['git_revision']}, {origin['cpu']}"
+            return [*known, f"# resumed after step {self.rows[-1].env_steps}: {note}"]
+        return [
+            *(f"# {key}: {value}" for key, value in origin.items()),
+            f"# torch: {torch.__version__}, {torch.get_num_threads()} threads",
+            f"# settings: {self._config.model_dump_json()}",
+        ]
+
+    def _write(self) -> None:
+        """All of the file anew: a few hundred lines, and never a torn one."""
+        lines = [*self._header, ",".join(COLUMNS)]
+        lines += [",".join(_cell(getattr(row, name)) for name in COLUMNS) for row in self.rows]
+        write_text(self._path, "\n".join(lines) + "\n")
+
+
+def _cell(value: int | float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def draw_curve(rows: Sequence[Row], path: Path, title: str) -> None:

@@ -6,48 +6,38 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from torch import Tensor
 
-from maac_learning import checkpoint
+from maac_learning import checkpoint, health, preflight
 from maac_learning.agent import Agent, UpdateReport
 from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit
 from maac_learning.evaluation import evaluation_returns
 from maac_learning.export import ActionScaling, export_bundle
+from maac_learning.files import write_text
 from maac_learning.phases import PhaseClock, timed
+from maac_learning.progress import Pace, Progress, updates_left
 from maac_learning.replay import TransitionBuffer, Transitions, joined
-from maac_learning.runlog import Row, RunLog
+from maac_learning.runlog import Row, RunLog, rows_from_tensors, rows_to_tensors
 from maac_ros import schema
 from maac_ros.bundle import Bundle
-from maac_ros.errors import CheckpointError, ConfigError
+from maac_ros.errors import CheckpointError, ConfigError, TrainingError
 from maac_ros.observation import Vector
 from maac_ros.simulation import Simulation, Snapshot, TaskEnv
 from maac_ros.task import load_task
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, TASK_FILE = "config.yaml", "task.yaml"
 
 _PROGRESS_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a training run stands. Losses are NaN before the first update."""
-
-    env_steps: int
-    total_env_steps: int
-    evaluation_return: float | None
-    episode_return: float | None
-    model_loss: float
-    critic_loss: float
-    seconds: float
-    seconds_left: float
+_MANY_UPDATES = 10
+"""So many updates at once are a phase of their own, not a part of collecting."""
 
 
 class Trainer:
@@ -55,12 +45,13 @@ class Trainer:
 
     Args:
         config: see :class:`TrainConfig`.
-        run_dir: created; holds ``config.yaml``, ``curve.csv``, ``curve.png``, ``tensorboard/``, ``checkpoints/``
-            and, after an export, ``bundle/``.
-        resume: go on from the newest checkpoint in ``run_dir``.
+        run_dir: created; holds ``config.yaml``, ``task.yaml``, ``curve.csv``, ``curve.png``, ``tensorboard/``,
+            ``checkpoints/`` and, after an export, ``bundle/``.
+        resume: go on from the newest usable checkpoint in ``run_dir``, with the task as it was when the run began.
 
     Raises:
-        ConfigError: when the device is not available, or ``run_dir`` already holds a run.
+        ConfigError: when the device is not available, ``run_dir`` already holds a run or cannot be written to, or
+            there is no room for the data.
         CheckpointError: when ``resume`` finds no usable checkpoint.
         TaskError: when the task does not fit its simulation.
     """
@@ -69,15 +60,19 @@ class Trainer:
         self.config = config
         self.run_dir = run_dir
         self.phases = PhaseClock()
-        self.device = _device(config.device)
+        self.device = preflight.usable_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.task = load_task(config.task)
+        kept = run_dir / TASK_FILE
+        self.task = load_task(kept if resume and kept.exists() else config.task)
         self._env = TaskEnv(self.task)
         self._scaling = ActionScaling(self.task)
         entries = self.task.action_entries()
         self._limits = np.array([e.low for e in entries]), np.array([e.high for e in entries])
         observations, actions = len(self._env.builder.entries), len(self._limits[0])
+        if not resume:
+            preflight.prepare_run_dir(run_dir, CONFIG_FILE)
+            preflight.check_sizes(config, run_dir, observations, actions, self.device)
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._agent = Agent(observations, actions, config.agent, self.device)
@@ -100,11 +95,21 @@ class Trainer:
         self._last_episode_return: float | None = None
         self._seconds_before = 0.0
         self._solved = False
+        self._unstable_episodes = 0
+        self._watch = health.Watch(config, actions)
+        self._warnings: list[str] = []
+        self._pace = Pace(config)
+        self._phase, self._told = "starting", -math.inf
+        self._on_progress: Callable[[Progress], None] = lambda _: None
+        self._saved_at = (-1, -1)
         self._stop, self._checkpoint_asked, self._export_asked = (
             threading.Event() for _ in range(3)
         )
-        rows = self._resume() if resume else self._start_fresh()
+        folder = run_dir / "checkpoints"
+        rows = checkpoint.load_newest(folder, self._restore) if resume else []
         self._log = RunLog(run_dir, config, rows)
+        if not resume:
+            self._start_fresh()
 
     @property
     def env_steps(self) -> int:
@@ -138,19 +143,44 @@ class Trainer:
         self._export_asked.set()
 
     def train(self, on_progress: Callable[[Progress], None] = lambda _: None) -> None:
-        """Train until ``config.env_steps``, the return asked for, or :meth:`request_stop`; then write a checkpoint."""
+        """Train until ``config.env_steps``, the return asked for, or :meth:`request_stop`; then write a checkpoint.
+
+        Raises:
+            TrainingError: when a number is no longer finite; checkpoints hold none of it.
+            CheckpointError: when a checkpoint cannot be written.
+            ConfigError: when the run's folder cannot be written to.
+        """
         self._started = time.monotonic()
-        told = -math.inf
+        self._on_progress = on_progress
+        self._log.open()
         try:
             while self._unfinished() and not self._stop.is_set() and not self._solved:
                 self._step()
-                if time.monotonic() - told > _PROGRESS_SECONDS:
-                    on_progress(self._progress())
-                    told = time.monotonic()
+                self._tell()
+            if self._saved_at != (self._env_steps, self._updates):
+                self.save_checkpoint()
+        except TrainingError as reason:
+            good = checkpoint.available(self.run_dir / "checkpoints")[-1]
+            raise TrainingError(f"{reason} The last good checkpoint is '{good}'.") from reason
         finally:
-            self.save_checkpoint()
             self._log.close()
-        on_progress(self._progress())
+        self._enter("stopped" if self._stop.is_set() else "finished")
+
+    def _enter(self, phase: str) -> None:
+        """Begin another phase of training, and tell of it at once."""
+        if phase != self._phase:
+            self._phase, self._told = phase, -math.inf
+            self._tell()
+
+    def _tell(self) -> None:
+        """Report progress, every now and then."""
+        now = time.monotonic()
+        if now - self._told > _PROGRESS_SECONDS:
+            self._told = now
+            if self._last_update:
+                self._watch.require_finite_update(self._env_steps, self._last_update)
+            self._on_progress(self._progress())
+            self._warnings.clear()
 
     def advance(self, env_steps: int) -> None:
         """Train for ``env_steps`` environment steps, within ``config.env_steps`` and with no checkpoint at the end."""
@@ -164,14 +194,12 @@ class Trainer:
         if (
             self._update_debt < 1.0
         ):  # else a stop came between two updates: first do the rest of them
+            self._enter("collecting")
             self._collect()
             self._begin_learning()
-        while self._update_debt >= 1.0:
-            if self._stop.is_set():
-                return
-            with self.phases("update"):
-                self._update()
-            self._update_debt -= 1.0
+        self._catch_up()
+        if self._update_debt >= 1.0:
+            return
         steps = self._env_steps
         due = steps % config.evaluation.every == 0 or steps == config.env_steps
         if steps >= config.random_steps and due:
@@ -196,12 +224,30 @@ class Trainer:
             if config.uses_model:
                 self._fit_model()
             self._agent.renew(self._replay.all().observation)
-            for _ in range(config.agent.critic_warmup):
+            for done in range(config.agent.critic_warmup):
+                self._announce_update(done, config.agent.critic_warmup)
                 with self.phases("critic_warmup"):
                     self._update(train_actor=False)
         if since == 0:
             self._update_debt += config.agent.first_updates
         self._update_debt += config.agent.updates_per_step
+
+    def _catch_up(self) -> None:
+        """Do the updates that are due, unless a stop comes between."""
+        due = int(self._update_debt)
+        for done in range(due):
+            if self._stop.is_set():
+                return
+            self._announce_update(done, due)
+            with self.phases("update"):
+                self._update()
+            self._update_debt -= 1.0
+
+    def _announce_update(self, done: int, due: int) -> None:
+        if due >= _MANY_UPDATES:
+            self._phase = f"updating {done}/{due}"
+            self._tell()
+        self._pace.mark(self._updates, time.monotonic())
 
     @timed("environment")
     @torch.no_grad()
@@ -213,7 +259,10 @@ class Trainer:
         else:
             noise = torch.randn(size, generator=self._generator).to(self.device)
             action = self._agent.policy.sample(observation[None], noise)[0].cpu()
+        # MuJoCo would silently take zero for what is not finite.
+        self._watch.require_finite_tensors(self._env_steps, {"the policy's action": action})
         following, reward, terminated, truncated, _ = self._env.step(self._command(action)[0])
+        health.require_finite_transition(self._env_steps, self._env.builder, following, reward)
         transition = Transitions(
             observation[None],
             action.to(self.device),
@@ -227,6 +276,7 @@ class Trainer:
         if terminated or truncated:
             self._last_episode_return = self._episode_return
             self._episode_return = 0.0
+            self._unstable_episodes += self._env.simulation.unstable
             following, _ = self._env.reset()
         self._observation: Vector = following
 
@@ -237,12 +287,15 @@ class Trainer:
 
     @timed("fit")
     def _fit_model(self) -> None:
+        self._enter("fitting model")
         settings = self.config.model
         steps = settings.fit_steps if self._fits else settings.first_fit_steps
         data = self._replay.all().model_data()
         report = fit(self._model, *data, settings, steps, self._generator)
         self._fits += 1
         self._model_mse = report.validation_mse
+        weights = dict(self._model.named_parameters())
+        self._watch.require_finite_model(self._env_steps, self._model_mse, weights)
         if self.config.rollout.kept is None:
             self._imagined.clear()
 
@@ -268,8 +321,21 @@ class Trainer:
 
     @timed("evaluation")
     def _evaluate(self) -> None:
-        returns = self.evaluation_returns()
         update = self._last_update
+        if update:
+            self._watch.require_finite_update(self._env_steps, update)
+            vitals = health.measure(
+                self._env_steps,
+                self._agent,
+                self._replay.all(),
+                update,
+                self._model_mse,
+                self._unstable_episodes,
+            )
+            self._warnings += self._watch.look(vitals)
+            self._unstable_episodes = 0
+        self._enter("evaluating")
+        returns = self.evaluation_returns()
         losses = [float(x) for x in update] if update else [math.nan] * 4
         self._log.add(
             Row(
@@ -319,15 +385,23 @@ class Trainer:
 
     @timed("checkpoint")
     def save_checkpoint(self) -> Path:
-        """Write everything that decides how this run goes on."""
+        """Write everything that decides how this run goes on.
+
+        Raises:
+            TrainingError: when the learner's numbers are no longer finite; the older checkpoints remain.
+            CheckpointError: when it cannot be written.
+        """
         snapshot = self._env.simulation.snapshot()
         tensors = {f"agent.{k}": v for k, v in self._agent.state().items()}
+        self._watch.require_finite_tensors(self._env_steps, tensors)
         tensors |= {f"model.{k}": v for k, v in self._model.state_dict().items()}
         tensors |= {f"replay.{k}": v for k, v in self._replay.state().items()}
         tensors |= {f"imagined.{k}": v for k, v in self._imagined.state().items()}
         for name, optimizer in self._agent.optimizers().items():
             tensors |= checkpoint.optimizer_tensors(f"optimizer.{name}", optimizer)
+        tensors |= {f"rows.{k}": v for k, v in rows_to_tensors(self._log.rows).items()}
         tensors["random.torch"] = self._generator.get_state()
+        tensors["random.global"] = torch.get_rng_state()
         tensors["env.physics"] = torch.from_numpy(snapshot.physics)
         tensors["env.observation"] = torch.from_numpy(self._observation)
         state = {
@@ -338,60 +412,57 @@ class Trainer:
             "episode_return": self._episode_return,
             "last_episode_return": self._last_episode_return,
             "model_mse": self._model_mse,
+            "last_update": [float(x) for x in self._last_update] if self._last_update else None,
+            "solved": self._solved,
             "seconds": self._seconds(),
             "env_elapsed_steps": snapshot.elapsed_steps,
             "env_random": snapshot.random_state,
-            "rows": [asdict(row) for row in self._log.rows],
         }
-        return checkpoint.save(self.run_dir / "checkpoints", self._env_steps, tensors, state)
+        path = checkpoint.save(self.run_dir / "checkpoints", self._env_steps, tensors, state)
+        self._saved_at = self._env_steps, self._updates
+        return path
 
-    def _start_fresh(self) -> list[Row]:
-        if (self.run_dir / CONFIG_FILE).exists():
-            raise ConfigError(
-                f"run folder '{self.run_dir}' already holds a run; resume it or choose another folder"
-            )
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        (self.run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
+    def _start_fresh(self) -> None:
+        """Leave a run that can be resumed; the settings come last, since they make the folder a run."""
         self._observation, _ = self._env.reset(seed=self.config.seed)
-        return []
+        self.save_checkpoint()
+        for name, description in ((TASK_FILE, self.task), (CONFIG_FILE, self.config)):
+            text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False)
+            write_text(self.run_dir / name, text)
 
-    def _resume(self) -> list[Row]:
-        saved = checkpoint.available(self.run_dir / "checkpoints")
-        if not saved:
-            raise CheckpointError(f"{self.run_dir}: no checkpoint to resume from")
-        tensors, state = checkpoint.load(saved[-1])
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> list[Row]:
+        """Take over a checkpoint; returns the curve up to there."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        try:
-            self._agent.load(part("agent."))
-            self._model.load_state_dict(part("model."))
-            self._replay.load(part("replay."))
-            self._imagined.load(part("imagined."))
-            for name, optimizer in self._agent.optimizers().items():
-                checkpoint.load_optimizer(f"optimizer.{name}", optimizer, tensors)
-            self._generator.set_state(tensors["random.torch"])
-            self._observation = tensors["env.observation"].numpy().copy()
-            self._env.simulation.restore(
-                Snapshot(
-                    tensors["env.physics"].numpy(), state["env_elapsed_steps"], state["env_random"]
-                )
+        rows = rows_from_tensors(part("rows."))
+        self._agent.load(part("agent."))
+        self._model.load_state_dict(part("model."))
+        self._replay.load(part("replay."))
+        self._imagined.load(part("imagined."))
+        for name, optimizer in self._agent.optimizers().items():
+            checkpoint.load_optimizer(f"optimizer.{name}", optimizer, tensors)
+        self._generator.set_state(tensors["random.torch"])
+        torch.set_rng_state(tensors["random.global"])
+        self._observation = tensors["env.observation"].numpy().copy()
+        self._env.simulation.restore(
+            Snapshot(
+                tensors["env.physics"].numpy(), state["env_elapsed_steps"], state["env_random"]
             )
-            self._env_steps, self._fits = state["env_steps"], state["fits"]
-            self._updates, self._update_debt = state["updates"], state["update_debt"]
-            self._episode_return = state["episode_return"]
-            self._last_episode_return, self._model_mse = (
-                state["last_episode_return"],
-                state["model_mse"],
-            )
-            self._seconds_before = state["seconds"]
-            return [Row(**row) for row in state["rows"]]
-        except (KeyError, RuntimeError, TypeError, ValueError) as reason:
-            raise CheckpointError(
-                f"{saved[-1]}: does not fit this run's settings: {reason}"
-            ) from reason
+        )
+        self._env_steps, self._fits = state["env_steps"], state["fits"]
+        self._updates, self._update_debt = state["updates"], state["update_debt"]
+        self._episode_return = state["episode_return"]
+        self._last_episode_return, self._model_mse = (
+            state["last_episode_return"],
+            state["model_mse"],
+        )
+        last = state["last_update"]
+        self._last_update = UpdateReport(*map(torch.tensor, last)) if last else None
+        self._solved, self._seconds_before = state["solved"], state["seconds"]
+        self._saved_at = self._env_steps, self._updates
+        return rows
 
     def _seconds(self) -> float:
         """Wall-clock seconds of training, over all resumptions."""
@@ -399,17 +470,18 @@ class Trainer:
         return self._seconds_before + (time.monotonic() - started if started is not None else 0.0)
 
     def _progress(self) -> Progress:
-        seconds, done = self._seconds(), self._env_steps
-        rate = seconds / max(done, 1)
+        remaining = updates_left(self.config, self._env_steps, self._update_debt)
         return Progress(
-            env_steps=done,
+            env_steps=self._env_steps,
             total_env_steps=self.config.env_steps,
+            phase=self._phase,
             evaluation_return=self._log.rows[-1].eval_return if self._log.rows else None,
             episode_return=self._last_episode_return,
             model_loss=self._model_mse,
             critic_loss=float(self._last_update.critic_loss) if self._last_update else math.nan,
-            seconds=seconds,
-            seconds_left=rate * (self.config.env_steps - done),
+            seconds=self._seconds(),
+            seconds_left=self._pace.seconds(0 if self._solved else remaining),
+            warnings=tuple(self._warnings),
         )
 
 
@@ -424,17 +496,6 @@ def load_run(run_dir: Path) -> Trainer:
     if not path.is_file():
         raise ConfigError(f"'{run_dir}' is not a run folder: {CONFIG_FILE} is missing")
     return Trainer(schema.load(path, TrainConfig, ConfigError), run_dir, resume=True)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as reason:
-        raise ConfigError(f"device: got '{name}'; this machine cannot use it: {reason}") from reason
-    return device
 
 
 def _multiple(count: int, of: int) -> int:

@@ -31,3 +31,7 @@ class ResultError(MaacError):
 
 class BenchmarkError(MaacError):
     """A benchmark failed, or what it would report means nothing."""
+
+
+class TrainingError(MaacError):
+    """Training cannot go on: something in it is no longer a finite number."""

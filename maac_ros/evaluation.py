@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from maac_ros.bundle import Bundle
 from maac_ros.controller import Controller, ControllerSettings
@@ -20,32 +21,49 @@ class Episode:
     terminated: bool
 
 
-def run_episode(controller: Controller, env: TaskEnv, seed: int) -> Episode:
-    """Play one episode from the initial state that ``seed`` draws."""
+Film = Callable[[Any], None]
+"""Takes the frames (height, width, 3), uint8, of an episode, from its start to its end."""
+
+
+def run_episode(
+    controller: Controller, env: TaskEnv, seed: int, film: Film | None = None
+) -> Episode:
+    """Play one episode from the initial state that ``seed`` draws; ``film`` it where the environment renders."""
     observation, _ = env.reset(seed=seed)
     total, steps, terminated, truncated = 0.0, 0, False, False
     while not (terminated or truncated):
+        if film is not None:
+            film(env.render())
         command = controller.tick(observation, age_s=0.0)
         observation, reward, terminated, truncated, _ = env.step(command.values)
         total += reward
         steps += 1
+    if film is not None:
+        film(env.render())
     return Episode(seed, total, steps, terminated)
 
 
 def evaluate(
-    bundle: Bundle, episodes: int, seed: int, use_mpc: bool
+    bundle: Bundle,
+    episodes: int,
+    seed: int,
+    use_mpc: bool,
+    film: Film | None = None,
+    filmed: int = 1,
 ) -> Iterator[tuple[Episode, Controller]]:
     """Play ``episodes`` episodes, seeded ``seed``, ``seed + 1``, …; planning without a time budget.
 
-    Yields each episode with the controller that played it, for its statistics.
+    The first ``filmed`` of them are given to ``film``, frame by frame. Yields each episode with the controller that
+    played it, for its statistics.
     """
     settings = ControllerSettings(
         planner=bundle.task.planner, mpc_budget_s=float("inf"), use_mpc=use_mpc
     )
     controller = Controller(bundle, settings)
-    env = TaskEnv(bundle.task)
+    env = TaskEnv(bundle.task, render_mode=None if film is None else "rgb_array")
     try:
         for index in range(episodes):
-            yield run_episode(controller, env, seed + index), controller
+            camera = film if index < filmed else None
+            yield run_episode(controller, env, seed + index, camera), controller
     finally:
         env.close()

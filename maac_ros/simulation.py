@@ -22,6 +22,12 @@ mujoco.set_mju_user_warning(logger.debug)
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
+_UNSTABLE = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
+
 _JOINT_TYPES = {
     "revolute": mujoco.mjtJoint.mjJNT_HINGE,
     "prismatic": mujoco.mjtJoint.mjJNT_SLIDE,
@@ -123,6 +129,11 @@ class Simulation:
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
         self._limit._elapsed_steps = snapshot.elapsed_steps
         self._mujoco.np_random.bit_generator.state = snapshot.random_state
+
+    @property
+    def unstable(self) -> bool:
+        """Whether MuJoCo met numbers out of bounds in this episode, upon which it puts the robot back at its start."""
+        return any(self.data.warning[kind].number for kind in _UNSTABLE)
 
     def render(self) -> Any:
         """One frame, as Gymnasium's ``render`` gives it."""

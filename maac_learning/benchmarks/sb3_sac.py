@@ -109,6 +109,7 @@ class SacRun:
         """Train until ``config.env_steps`` or :meth:`request_stop`, and save. Returns whether it is done."""
         config, model = self.config, self._model
         every = math.gcd(config.evaluation.every, config.checkpoint_every)
+        self._log.open()
         try:
             while model.num_timesteps < config.env_steps and not self._stop:
                 until = min((model.num_timesteps // every + 1) * every, config.env_steps)

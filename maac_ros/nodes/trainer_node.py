@@ -34,7 +34,7 @@ from maac_ros.nodes.common import (
 )
 
 if TYPE_CHECKING:
-    from maac_learning.trainer import Progress
+    from maac_learning.progress import Progress
 
 PARAMETERS = (
     ParameterSpec(
@@ -130,6 +130,8 @@ class TrainerNode(Node):
     def _on_progress(self, progress: Progress) -> None:
         """Called by the training thread."""
         self._progress = progress
+        for warning in progress.warnings:
+            self.get_logger().warning(warning)
         self._steps.publish(Int64(data=progress.env_steps))
         for name, publisher in self._numbers.items():
             value = getattr(progress, name)
@@ -145,7 +147,11 @@ class TrainerNode(Node):
             level = DiagnosticStatus.OK
             message = f"step {progress.env_steps} of {progress.total_env_steps}"
             values |= {name: getattr(progress, name) for name in NUMBERS}
-            values |= {"seconds": progress.seconds, "seconds_left": progress.seconds_left}
+            values |= {
+                "phase": progress.phase,
+                "seconds": progress.seconds,
+                "seconds_left": progress.seconds_left,
+            }
         self._diagnostics.publish(
             diagnostics(self, self._trainer.task.name, level, message, values)
         )

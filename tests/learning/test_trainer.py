@@ -1,6 +1,7 @@
 """Whole training runs: they learn, stop, resume, export and refuse wrong settings."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from maac_learning.trainer import Trainer, load_run
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import CheckpointError, ConfigError
 from maac_ros.evaluation import evaluate
+from maac_ros.resources import named_file
 
 SHORT = {
     "env_steps": 400,
@@ -139,7 +141,7 @@ def test_signal_stops_the_command_with_a_usable_checkpoint(tmp_path, number):
     )
     deadline = threading.Event()
     for _ in range(600):
-        if checkpoint.available(run / "checkpoints") or process.poll() is not None:
+        if process.poll() is not None or len(checkpoint.available(run / "checkpoints")) == 2:
             break
         deadline.wait(0.1)
     assert process.poll() is None, process.communicate()[0]
@@ -168,15 +170,57 @@ def test_existing_run_is_not_overwritten(tmp_path):
 def test_folders_that_cannot_be_resumed_are_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a run folder: config\.yaml is missing"):
         load_run(tmp_path)
-    Trainer(short(), tmp_path / "run")
+    run = tmp_path / "run"
+    Trainer(short(), run)
+    (saved,) = checkpoint.available(run / "checkpoints")
+    (saved / "state.yaml").unlink()
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint:\n.*state\.yaml: cannot be"):
+        load_run(run)
+    shutil.rmtree(saved)
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
-        load_run(tmp_path / "run")
-    trainer = Trainer(short(seed=1), tmp_path / "other")
-    saved = trainer.save_checkpoint()
-    tensors = saved / "tensors.safetensors"
-    tensors.write_bytes(tensors.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"tensors\.safetensors: cannot be read"):
-        load_run(tmp_path / "other")
+        load_run(run)
+
+
+def test_run_that_was_killed_before_its_first_step_can_be_resumed(tmp_path):
+    Trainer(short(), tmp_path / "run")
+    assert load_run(tmp_path / "run").env_steps == 0
+
+
+def test_checkpoint_of_other_settings_is_refused(tmp_path):
+    run = tmp_path / "run"
+    Trainer(short(), run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("members: 3", "members: 4"))
+    with pytest.raises(CheckpointError, match="does not fit this run's settings"):
+        load_run(run)
+
+
+def test_damaged_checkpoint_is_left_for_the_one_before(tmp_path, caplog):
+    run = tmp_path / "run"
+    whole = Trainer(short(env_steps=210, checkpoint_every=205), run)
+    whole.train()
+    newest = checkpoint.available(run / "checkpoints")[-1]
+    tensors = newest / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    resumed = load_run(run)
+    assert resumed.env_steps == 205
+    assert str(tensors) in caplog.text
+    resumed.train()
+    assert [row.eval_return for row in resumed.rows] == [row.eval_return for row in whole.rows]
+    assert [path.name for path in checkpoint.available(run / "checkpoints")] == [
+        "step_000000205",
+        "step_000000210.2",  # beside the damaged one first, then in its place
+    ]
+
+
+def test_task_of_a_run_stays_what_it_was_when_the_run_began(tmp_path):
+    task = tmp_path / "mine.yaml"
+    shipped = named_file("tasks", "inverted_pendulum", "task").read_text()
+    task.write_text(shipped)
+    config = load_train_config(str(task), overrides=SHORT)
+    Trainer(config, tmp_path / "run")
+    task.write_text(shipped.replace("episode_steps: 1000", "episode_steps: 7"))
+    assert load_run(tmp_path / "run").task.simulation.episode_steps == 1000
 
 
 def test_nothing_to_export_before_the_first_step(tmp_path):
@@ -198,11 +242,9 @@ def test_wrong_settings_are_refused_before_anything_starts(overrides, message):
         load_train_config("inverted_pendulum", overrides=overrides)
 
 
-def test_unknown_preset_and_device_are_refused(tmp_path):
+def test_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match=r"unknown preset 'fast'.*default"):
         load_train_config("hopper", preset="fast")
-    with pytest.raises(ConfigError, match="device: got 'warp'"):
-        Trainer(short(device="warp"), tmp_path / "run")
 
 
 def test_settings_come_from_preset_then_file_then_options(tmp_path):
