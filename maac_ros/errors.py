@@ -23,3 +23,7 @@ class ObservationError(MaacError):
 
 class CheckpointError(MaacError):
     """A training checkpoint is missing, damaged or belongs to another configuration."""
+
+
+class ResultError(MaacError):
+    """A file of results (a learning curve, a measurement) is missing, malformed or not what its place says."""
