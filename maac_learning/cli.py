@@ -36,6 +36,12 @@ def _demo(arguments: Sequence[str]) -> int:
     return demo(arguments)
 
 
+def _study(arguments: Sequence[str]) -> int:
+    from maac_learning.studies import study
+
+    return study(arguments)
+
+
 def _up(arguments: Sequence[str]) -> int:
     from maac_ros.up import main as up
 
@@ -47,6 +53,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "train": (_train, "learn a task in simulation"),
     "evaluate": (_evaluate, "run a bundle in its simulation, with and without planning"),
     "export": (_export, "turn a run's newest checkpoint into a bundle"),
+    "study": (_study, "repeat an experiment of the paper that needs no robot"),
     "up": (_up, "start the nodes of a launch file where the launch package is not installed"),
     "demo": (_demo, "train, export and run a small task, all in a few minutes"),
 }
