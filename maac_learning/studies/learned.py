@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maac_learning.config import AgentConfig, load_train_config
+from maac_learning.draws import Draws
 from maac_learning.dynamics import DynamicsEnsemble, FitReport, fit
 from maac_learning.networks import Critics
 from maac_learning.objectives import Step, unroll
@@ -17,8 +18,8 @@ from maac_learning.studies.double_integrator import LinearQuadratic, double_inte
 EPISODE_STEPS = 50
 """Steps of an episode of data: 5 s."""
 
-_PRESET_OF = "inverted_pendulum"
-"""Networks and model fit are those of the smallest shipped task."""
+_TASK, _PRESET = "inverted_pendulum", "paper"
+"""Networks and model fit are the paper's, for the smallest shipped task."""
 
 _CRITIC_RATE, _CRITIC_BATCH, _TARGET_RATE = 1e-3, 256, 0.2
 """Faster than in training: here the policy stands still, and its Q-function with it."""
@@ -39,8 +40,8 @@ class Learned:
     def step(self, rows: int, horizon: int, generator: torch.Generator) -> Step:
         """``horizon`` sampled model steps for ``rows`` rows; called again with the same t, the draws are the same."""
         noise = torch.randn(horizon, rows, self.model.observations, generator=generator)
-        order = torch.argsort(torch.rand(horizon, rows, generator=generator), dim=1)
-        return lambda s, a, t: self.model.step(s, a, order[t], noise[t])
+        shuffles = Draws(generator, noise.device).shuffles(horizon, rows)
+        return lambda s, a, t: self.model.step(s, a, shuffles[t], noise[t])
 
 
 def collect(
@@ -80,7 +81,8 @@ def learn(
 ) -> Learned:
     """Fit model and critics to transitions as :func:`collect` gives them."""
     change = {"layer_norm": layer_norm}
-    settings = load_train_config(_PRESET_OF, overrides={"model": change, "agent": change})
+    overrides = {"model": {**change, "reward": "learned"}, "agent": change}
+    settings = load_train_config(_TASK, _PRESET, overrides)
     size = targets.shape[1] - 1
     model = DynamicsEnsemble(double_integrator_task(), size, inputs.shape[1] - size, settings.model)
     report = fit(model, inputs, targets, settings.model, settings.model.first_fit_steps, generator)
