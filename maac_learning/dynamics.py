@@ -244,7 +244,8 @@ def fit(
         ).to(train.device)
         for pick in picks:
             rows = bootstrap[member_axis, pick]
-            loss = _training_loss(model, inputs[rows], model.target.normalize(targets[rows]))
+            wanted = model.target.normalize(targets[rows])
+            loss = _training_loss(model, inputs[rows], wanted, config.variance_power)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -260,13 +261,16 @@ def fit(
     return FitReport(step, float(best.mse.mean()))
 
 
-def _training_loss(model: DynamicsEnsemble, inputs: Tensor, targets: Tensor) -> Tensor:
+def _training_loss(
+    model: DynamicsEnsemble, inputs: Tensor, targets: Tensor, variance_power: float
+) -> Tensor:
     """Squared error or Gaussian likelihood, summed over members so that their gradients stay independent."""
     mean, variance = model.normalized(inputs)
     square = (mean - targets) ** 2
     if not model.state_dependent:
         return square.mean(dim=(-2, -1)).sum()
-    nll = (square / variance + variance.log()).mean(dim=(-2, -1)).sum()
+    nll = square / variance + variance.log()
+    nll = (nll * variance.detach() ** variance_power).mean(dim=(-2, -1)).sum()
     # Pulls the trained bounds together, as in PETS, so that they follow the data.
     bounds = 0.01 * (model.max_log_var.sum() - model.min_log_var.sum())
     return nll + bounds

@@ -94,17 +94,37 @@ def test_fit_repeats_exactly_with_its_seed():
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("noise", ["constant", "state_dependent"])
-def test_either_noise_learns_the_spread_of_the_data(noise):
+@pytest.mark.parametrize(
+    ("noise", "power"), [("constant", 0.0), ("state_dependent", 0.0), ("state_dependent", 0.5)]
+)
+def test_either_noise_learns_the_spread_of_the_data(noise, power):
     generator = torch.Generator().manual_seed(6)
     inputs, targets = linear_data(2000, 0.3, generator)
-    config = CONFIG.model_copy(update={"noise": noise})
+    config = CONFIG.model_copy(update={"noise": noise, "variance_power": power})
     model = ensemble(config)
     fit(model, inputs, targets, config, 1500, generator)
     _, std, _, reward_std = model.moments(inputs[:, :4], inputs[:, 4:])
     assert std.shape == (3, 2000, 4)
     assert std.mean().item() == pytest.approx(0.3, rel=0.25)
     assert reward_std.mean().item() == pytest.approx(0.3, rel=0.25)
+
+
+def test_weighing_by_the_variance_keeps_learning_what_is_noisy():
+    """A mean that is hard to predict, here by noise in most of the states, is learned better with the weight."""
+    errors = []
+    for power in (0.0, 0.5):
+        generator = torch.Generator().manual_seed(7)
+        inputs = torch.randn(2000, 5, generator=generator)
+        mean = inputs @ torch.randn(5, 5, generator=generator)
+        loud = (inputs[:, :1] > 0).float()
+        noise = (0.01 + 2.0 * loud) * torch.randn(2000, 5, generator=generator)
+        config = CONFIG.model_copy(update={"noise": "state_dependent", "variance_power": power})
+        model = ensemble(config)
+        fit(model, inputs, mean + noise, config, 600, generator)
+        following, _, reward, _ = model.moments(inputs[:, :4], inputs[:, 4:])
+        got = torch.cat((following - inputs[:, :4], reward[..., None]), dim=-1)
+        errors.append((((got - mean) ** 2) * loud).mean().item())
+    assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize(
