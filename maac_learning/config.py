@@ -31,7 +31,8 @@ class ModelConfig(schema.Description):
     """Spread of a prediction: that of the held-out residuals, or a further output of the networks."""
     variance_power: float = Field(default=0.5, ge=0, le=1)
     """Power of the predicted variance that weighs the likelihood of state-dependent noise (beta of Seitzer et al.,
-    2022): 0 is the plain likelihood, which gives up on what is hard to predict; at 1 means learn as from squared error."""
+    2022). At 0 it is the plain likelihood, which gives up on what is hard to predict; at 1 means learn as from
+    squared error."""
     reward: Literal["learned", "analytic"] = "learned"
     """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
     learning_rate: float = Field(default=1e-3, gt=0)
