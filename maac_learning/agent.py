@@ -18,6 +18,7 @@ from maac_learning.dynamics import DynamicsEnsemble, Prediction
 from maac_learning.networks import Critics, Policy
 from maac_learning.objectives import (
     Rollout,
+    Step,
     expanded_return,
     expanded_returns,
     steve_target,
@@ -165,8 +166,19 @@ class Agent:
         def step(observation: Tensor, action: Tensor, t: int) -> Prediction:
             return model.step(observation, action, shuffles[t], state_noise[t])
 
+        return self._unroll(model, start, horizon, action_noise, step)
+
+    def _unroll(
+        self, model: DynamicsEnsemble, start: Tensor, horizon: int, noise: Tensor, step: Step
+    ) -> Rollout:
+        """Unroll with the actions' noise (H + 1, B, A) given; no gradient enters the model's weights."""
+
+        def act(observation: Tensor, t: int) -> tuple[Tensor, Tensor]:
+            outputs = self.policy.outputs(observation)
+            return self.policy.squashed(outputs, noise[t]), outputs
+
         with _frozen(model):
-            return unroll(start, horizon, lambda s, t: self.policy.sample(s, action_noise[t]), step)
+            return unroll(start, horizon, act, step, lambda o: self.policy.log_density(o, noise))
 
     def _learn_from_rollout(
         self, rollout: Rollout, temperature: Tensor, draws: Draws
@@ -223,13 +235,13 @@ class Agent:
         # All members share a row's noise, so that their disagreement is theirs alone.
         action_noise = draws.normal(horizon + 1, rows, self.policy.actions).repeat(1, members, 1)
         state_noise = draws.normal(horizon, rows, observations).repeat(1, members, 1)
-        with _frozen(model):
-            rollout = unroll(
-                start.repeat(members, 1),
-                horizon,
-                lambda s, t: self.policy.sample(s, action_noise[t]),
-                lambda s, a, t: model.step(s, a, None, state_noise[t]),
-            )
+        rollout = self._unroll(
+            model,
+            start.repeat(members, 1),
+            horizon,
+            action_noise,
+            lambda s, a, t: model.step(s, a, None, state_noise[t]),
+        )
         values = self._target_values(
             rollout.observation.flatten(0, 1), rollout.action.flatten(0, 1), draws
         )

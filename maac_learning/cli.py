@@ -51,6 +51,12 @@ def _bench(arguments: Sequence[str]) -> int:
     return bench(arguments)
 
 
+def _study(arguments: Sequence[str]) -> int:
+    from maac_learning.studies import study
+
+    return study(arguments)
+
+
 def _up(arguments: Sequence[str]) -> int:
     from maac_ros.up import main as up
 
@@ -63,6 +69,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "evaluate": (_evaluate, "run a bundle in its simulation, with and without planning"),
     "export": (_export, "turn a run's newest checkpoint into a bundle"),
     "report": (_report, "draw committed learning curves and measurements"),
+    "study": (_study, "repeat an experiment of the paper that needs no robot"),
     "up": (_up, "start the nodes of a launch file where the launch package is not installed"),
     "bench": (_bench, "measure training and learning on this machine"),
     "demo": (_demo, "train, export and run a small task, all in a few minutes"),

@@ -54,21 +54,25 @@ class ModelConfig(schema.Description):
 
 
 class RolloutConfig(schema.Description):
-    """Chained model rollouts that fill D_model (Algorithm 1, line 7)."""
+    """Chained model rollouts that fill D_model (Algorithm 1, line 7).
 
-    length: int = Field(default=10, ge=1)
+    By default D_model holds the last 200 updates' worth of long rollouts: critics that learn from what an older policy
+    would have done stay blind to how the present one fails.
+    """
+
+    length: int = Field(default=20, ge=1)
     """Model steps a rollout is chained for, at first."""
     final_length: int | None = Field(default=None, ge=1)
     """Model steps at the end of ``growth``; by default the length does not change."""
     growth: tuple[int, int] = (20_000, 100_000)
     """Environment steps between which the length grows to ``final_length``, linearly."""
-    batch: int = Field(default=1000, ge=1)
-    """Rollouts started, from real states, each time."""
-    every: int = Field(default=250, ge=1)
+    batch: int = Field(default=256, ge=1)
+    """Rollouts started, from real states, each time; rounded up to a multiple of the ensemble's members."""
+    every: int = Field(default=20, ge=1)
     """Updates between two batches of rollouts."""
-    kept: int | None = Field(default=None, ge=1)
-    """Batches of rollouts that D_model keeps; by default all since the last model fit, which empties it."""
-    real_fraction: float = Field(default=0.1, ge=0, le=1)
+    kept: int | None = Field(default=10, ge=1)
+    """Batches of rollouts that D_model keeps; null for all since the last model fit, which then empties it."""
+    real_fraction: float = Field(default=0.05, ge=0, le=1)
     """Share of real transitions in an update's batch; the rest comes from D_model."""
 
     def length_at(self, env_steps: int) -> int:

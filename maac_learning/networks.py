@@ -127,25 +127,44 @@ class Policy(nn.Module):
         # An ensemble of one: the same layers as everywhere else.
         self._mlp = EnsembleMLP(1, (observations, *hidden, 2 * actions), activation, layer_norm)
 
+    def outputs(self, observation: Tensor) -> Tensor:
+        """What the network says of observations (B, O): (B, 2 A), for :meth:`squashed` and :meth:`log_density`."""
+        x = self.normalizer.normalize(observation)
+        out: Tensor = self._mlp(x.unsqueeze(0)).squeeze(0)
+        return out
+
+    @staticmethod
+    def moments(outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation (..., A) before squashing."""
+        mean, raw = outputs.chunk(2, dim=-1)
+        low, high = LOG_STD_BOUNDS
+        return mean, torch.tanh(raw) * (0.5 * (high - low)) + 0.5 * (high + low)
+
     def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (B, A) before squashing, for observations (B, O)."""
-        x = self.normalizer.normalize(observation)
-        mean, raw = self._mlp(x.unsqueeze(0)).squeeze(0).chunk(2, dim=-1)
-        low, high = LOG_STD_BOUNDS
-        return mean, low + 0.5 * (high - low) * (torch.tanh(raw) + 1.0)
+        return self.moments(self.outputs(observation))
 
     def act(self, observation: Tensor) -> Tensor:
         """Deterministic action (B, A)."""
         return torch.tanh(self.distribution(observation)[0])
 
-    def sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Reparameterised action (B, A) for standard normal ``noise`` (B, A), and its log-density (B,)."""
-        mean, log_std = self.distribution(observation)
-        raw = mean + log_std.exp() * noise
+    def squashed(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Reparameterised action (..., A) for standard normal ``noise`` (..., A)."""
+        mean, log_std = self.moments(outputs)
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), noise))
+
+    def log_density(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Log-density (...,) of the action that :meth:`squashed` gives for the same arguments."""
+        mean, log_std = self.moments(outputs)
+        raw = torch.addcmul(mean, log_std.exp(), noise)
         # log(1 - tanh(x)^2) in the form that does not cancel for large |x|.
         log_slope = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
-        log_density = -0.5 * noise**2 - log_std - 0.5 * math.log(2.0 * math.pi) - log_slope
-        return torch.tanh(raw), log_density.sum(dim=-1)
+        return (-0.5 * (noise**2 + math.log(2.0 * math.pi)) - log_std - log_slope).sum(dim=-1)
+
+    def sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparameterised action (B, A) for standard normal ``noise`` (B, A), and its log-density (B,)."""
+        outputs = self.outputs(observation)
+        return self.squashed(outputs, noise), self.log_density(outputs, noise)
 
 
 class Critics(nn.Module):

@@ -64,34 +64,40 @@ class Rollout:
 
 
 Act = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Density = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, Tensor, int], Prediction]
 
 
-def unroll(observation: Tensor, horizon: int, act: Act, step: Step) -> Rollout:
+def unroll(
+    observation: Tensor, horizon: int, act: Act, step: Step, density: Density | None = None
+) -> Rollout:
     """Chain policy and model for ``horizon`` steps from (B, O); gradients flow wherever the functions let them.
 
     Args:
         observation: s_0.
         horizon: H.
-        act: (observation, t) to reparameterised action and its log-density.
+        act: (observation, t) to reparameterised action (B, A) and its log-density (B,).
         step: (observation, action, t) to the model's sample.
+        density: where given, ``act`` returns in place of the log-density what it follows from, (B, ...), and this
+            maps all of it, (H + 1, B, ...), to the log-densities (H + 1, B) at once.
     """
-    observations, actions, densities, rewards = [observation], [], [], []
+    observations, actions, origins, rewards = [observation], [], [], []
     alive = [torch.ones_like(observation[:, 0])]
     for t in range(horizon):
-        action, density = act(observations[-1], t)
+        action, origin = act(observations[-1], t)
         actions.append(action)
-        densities.append(density)
+        origins.append(origin)
         outcome = step(observations[-1], action, t)
         observations.append(outcome.observation)
         rewards.append(outcome.reward)
         alive.append(alive[-1] * (1.0 - outcome.terminated))
-    action, density = act(observations[-1], horizon)
+    action, origin = act(observations[-1], horizon)
     reward = torch.stack(rewards) if rewards else observation.new_zeros((0, len(observation)))
+    log_density = torch.stack([*origins, origin])
     return Rollout(
         torch.stack(observations),
         torch.stack([*actions, action]),
-        torch.stack([*densities, density]),
+        log_density if density is None else density(log_density),
         reward,
         torch.stack(alive),
     )

@@ -24,6 +24,7 @@ from pydantic import Field
 from maac_ros import inference, schema
 from maac_ros.errors import BundleError
 from maac_ros.inference import Array, OnnxFunction, Signature
+from maac_ros.resources import bundle_folder
 from maac_ros.task import Source, Task
 
 SCHEMA_VERSION = 1
@@ -143,15 +144,13 @@ def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVI
     """Load a bundle and verify all of it: schema, checksums, graph signatures, golden vectors.
 
     Args:
-        path: the bundle's folder.
+        path: the bundle's folder, or the name of one that ships with the package, such as ``hopper``.
         providers: ONNX Runtime execution providers, best first.
 
     Raises:
         BundleError: naming the file and what is wrong with it.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise BundleError(f"bundle '{folder}' is not a folder")
+    folder = bundle_folder(str(path))
     manifest = _load_manifest(folder)
     contents = {name: _read(folder, name, digest) for name, digest in manifest.sha256.items()}
     functions = {

@@ -153,7 +153,14 @@ def _refs(*names: str) -> dict[str, Value | Ref]:
 
 
 _TASK = Argument("task", "inverted_pendulum", "task: a shipped name, or path to a YAML file")
-_BUNDLE = Argument("bundle", "", "folder of the bundle to run", required=True)
+_BUNDLE = Argument(
+    "bundle", "", "folder of the bundle to run, or the name of a shipped one", required=True
+)
+_TASKS_BUNDLE = Argument(
+    "bundle",
+    "",
+    "folder of the bundle to run, or the name of a shipped one; empty for the task's shipped one",
+)
 _USE_MPC = Argument("use_mpc", False, "refine the policy by planning; can be changed while running")
 _MAX_AGE = Argument(
     "max_observation_age_ms",
@@ -189,7 +196,7 @@ SIM_DEPLOY = Graph(
     description="Run a bundle on the simulated robot of its task.",
     arguments=(
         _TASK,
-        _BUNDLE,
+        _TASKS_BUNDLE,
         _USE_MPC,
         Argument(
             "mode",

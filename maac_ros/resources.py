@@ -1,11 +1,11 @@
-"""Find the data that ships with the package (``config/``, ``launch/``), in a source tree or installed."""
+"""Find the data that ships with the package (``config/``, ``bundles/``), in a source tree or installed."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from maac_ros.errors import ConfigError
+from maac_ros.errors import BundleError, ConfigError
 
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,4 +57,22 @@ def named_file(folder: str, name: str, kind: str) -> Path:
     known = ", ".join(sorted(p.stem for p in directory.glob("*.yaml"))) or "none"
     raise ConfigError(
         f"unknown {kind} '{name}': expected a path to a YAML file, or one of: {known}"
+    )
+
+
+def bundle_folder(name: str) -> Path:
+    """Resolve ``name`` to a bundle's folder: a path as it stands, or the name of a shipped bundle, its task's.
+
+    Raises:
+        BundleError: when there is no such folder; the message lists the shipped names.
+    """
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    shipped = share_directory() / "bundles"
+    if name and len(folder.parts) == 1 and (shipped / name).is_dir():
+        return shipped / name
+    known = ", ".join(sorted(p.name for p in shipped.glob("*"))) or "none"
+    raise BundleError(
+        f"bundle '{name}' is not a folder; expected a path to one, or a shipped bundle: {known}"
     )

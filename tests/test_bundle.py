@@ -67,8 +67,10 @@ def test_graph_equals_pytorch(exported, name, batch):
     expected = expected if isinstance(expected, tuple) else (expected,)
     outputs = function(**{key: value.numpy() for key, value in inputs.items()})
     for got, wanted, key in zip(outputs, expected, function.signature.outputs, strict=True):
-        # Relative for values beyond 1: float32 itself resolves no more.
-        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-5, err_msg=key)
+        # Relative for values beyond 1: float32 itself resolves no more. A return is a sum of numbers as large as
+        # the critics' scale, 60 here.
+        atol = 1e-6 * 60 if key == "value" else 1e-5
+        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=atol, err_msg=key)
 
 
 def test_actions_are_in_command_units_and_within_limits(tmp_path):

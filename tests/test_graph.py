@@ -64,7 +64,7 @@ def test_robot_topics_are_remapped():
             {"bundel": "x"},
             "unknown argument 'bundel' .value 'x'.; expected one of: task",
         ),
-        (SIM_DEPLOY, {}, "bundle: required"),
+        (ROBOT, {}, "bundle: required"),
         (SIM_DEPLOY, {**BUNDLE, "use_mpc": "1"}, "use_mpc: got '1'; expected true or false"),
         (SIM_DEPLOY, {**BUNDLE, "seed": "1.5"}, "seed: got '1.5'; expected a whole number"),
         (SIM_DEPLOY, {**BUNDLE, "realtime_factor": "fast"}, "realtime_factor: got 'fast'"),

@@ -181,7 +181,10 @@ class PolicyNode(LifecycleNode):
         self._use(bundle)
 
     def _load(self, values: dict[str, Any]) -> Controller:
-        bundle = load_bundle(values["bundle"], values["providers"])
+        name = values["bundle"]
+        if not name and values["task"]:
+            name = load_task(values["task"]).name
+        bundle = load_bundle(name, values["providers"])
         controller = Controller(
             bundle, controller_settings(values, bundle.manifest), values["seed"]
         )

@@ -22,7 +22,12 @@ DEFAULT_AGE_PERIODS = 5.0
 """Control periods after which an observation is stale."""
 
 AT_CONFIGURE = (
-    ParameterSpec("bundle", "", "Folder of the bundle. Read at configure and by ~/reload."),
+    ParameterSpec(
+        "bundle",
+        "",
+        "Folder of the bundle, or the name of a shipped one; empty for that of the task. Read at "
+        "configure and by ~/reload.",
+    ),
     ParameterSpec(
         "task",
         "",

@@ -21,25 +21,6 @@ def play(gain: torch.Tensor, horizon: int, start: torch.Tensor, terminate_after:
     return unroll(start, horizon, act, step)
 
 
-def test_gradient_equals_the_analytic_one_for_linear_dynamics_and_policy():
-    """J(k) = -(1 + k^2) s0^2 sum (gamma^t c^2t) + gamma^H q c^2H s0^2 with c = 0.9 + k."""
-    k, s0, gamma, horizon, q = -0.4, 1.3, 0.97, 5, -2.0
-    gain = torch.tensor(k, dtype=torch.float64, requires_grad=True)
-    start = torch.tensor([[s0]], dtype=torch.float64)
-    rollout = play(gain, horizon, start)
-    terminal = q * rollout.observation[-1].squeeze(-1) ** 2
-    objective = expanded_return(rollout, terminal, gamma, torch.tensor(0.0), first_entropy=True)
-    (gradient,) = torch.autograd.grad(objective.sum(), gain)
-
-    c = 0.9 + k
-    expected = q * gamma**horizon * 2 * horizon * c ** (2 * horizon - 1) * s0**2
-    for t in range(horizon):
-        expected -= gamma**t * 2 * k * c ** (2 * t) * s0**2
-        if t:
-            expected -= gamma**t * (1 + k**2) * 2 * t * c ** (2 * t - 1) * s0**2
-    assert gradient.item() == pytest.approx(expected, rel=1e-10)
-
-
 def test_terminal_steps_own_reward_counts_and_nothing_after_it():
     gain = torch.tensor(0.1, dtype=torch.float64)
     start = torch.tensor([[1.0]], dtype=torch.float64)
