@@ -197,7 +197,9 @@ def _train_all(runs: Sequence[Run], jobs: int, stop: Callable[[], bool]) -> list
                 _publish(run)
                 if code is not None:
                     del running[run]
-                    if code not in (0, 130) or not (run.finished() or stop()):
+                    # One that has only just been started dies of the signal, before it could catch it.
+                    asked = stop() and code in (0, 130, -signal.SIGTERM)
+                    if not asked and (code not in (0, 130) or not run.finished()):
                         failures.append(_failure(run, code))
                         print(failures[-1].splitlines()[0], flush=True)
     except KeyboardInterrupt:
