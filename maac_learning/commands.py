@@ -10,16 +10,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from maac_learning.config import TrainConfig, load_train_config
+from maac_learning.config import TrainConfig, load_train_config, read_overrides
 from maac_learning.progress import Bar
 from maac_learning.trainer import Trainer, load_run
 from maac_learning.video import Video, check_video
-from maac_ros import schema
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
 from maac_ros.evaluation import Episode
@@ -76,12 +75,7 @@ def _parse_train(
     arguments: Sequence[str], task: str | None, preset: str | None, config: str | None
 ) -> TrainArguments:
     """Two passes: task, preset and --config decide the defaults that the other options change."""
-    overrides: dict[str, Any] = {}
-    if config is not None:
-        loaded = schema.read_yaml(Path(config), ConfigError)
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"{config}: expected a mapping of settings, got {loaded!r:.60}")
-        overrides = loaded
+    overrides = read_overrides(Path(config) if config is not None else None)
     defaults = TrainConfig()
     settings = load_train_config(
         task or overrides.get("task", defaults.task),

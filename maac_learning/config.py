@@ -230,6 +230,20 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def read_overrides(path: Path | None) -> dict[str, Any]:
+    """Settings of one's own from a YAML file, nested by field name; none without a file.
+
+    Raises:
+        ConfigError: when the file cannot be read, or does not hold a mapping.
+    """
+    if path is None:
+        return {}
+    given = schema.read_yaml(path, ConfigError)
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {given!r:.60}")
+    return given
+
+
 def load_train_config(
     task: str, preset: str = "default", overrides: dict[str, Any] | None = None
 ) -> TrainConfig:

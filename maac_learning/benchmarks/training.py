@@ -20,11 +20,10 @@ from maac_learning.agent import Agent, UpdateReport
 from maac_learning.benchmarks.flops import FlopCount, Product, ProductClock
 from maac_learning.benchmarks.peers import Mbrl, PeerReport
 from maac_learning.capture import updater
-from maac_learning.config import TrainConfig, load_train_config, merged
+from maac_learning.config import TrainConfig, load_train_config, merged, read_overrides
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.replay import Transitions
 from maac_learning.trainer import Trainer
-from maac_ros import schema
 from maac_ros.errors import BenchmarkError, ConfigError
 from maac_ros.task import Task, load_task
 from maac_ros.timing import Summary
@@ -156,13 +155,7 @@ def measured_config(chosen: TrainingArguments) -> TrainConfig:
         raise ConfigError(
             f"--device: got 'cuda'; PyTorch {torch.__version__} finds no CUDA device on this machine"
         )
-    overrides: dict[str, Any] = {}
-    if chosen.config is not None:
-        overrides = schema.read_yaml(chosen.config, ConfigError)
-        if not isinstance(overrides, dict):
-            raise ConfigError(
-                f"{chosen.config}: expected a mapping of settings, got {overrides!r:.60}"
-            )
+    overrides = read_overrides(chosen.config)
     usual = load_train_config(chosen.task, chosen.preset, overrides)
     every = usual.model.fit_every
     if chosen.env_steps < 1 or chosen.env_steps % every:

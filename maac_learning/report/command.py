@@ -13,8 +13,9 @@ from maac_learning import evidence
 from maac_learning.report.aggregate import aggregate, summarise
 from maac_learning.report.curves import Curve, find_curves
 from maac_learning.report.page import TaskSection, read_measurement, write_page
-from maac_learning.report.plots import Panel, draw_overview, draw_task, looks_of
+from maac_learning.report.plots import Panel, draw_overview, draw_task
 from maac_learning.report.published import Published, load_published
+from maac_learning.report.style import looks_of
 from maac_learning.report.tables import published_table, summary_row, summary_table
 from maac_ros.errors import ResultError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -14,38 +14,24 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from maac_learning.report.aggregate import Aggregate
 from maac_learning.report.curves import Curve
 from maac_learning.report.published import Published
-from maac_learning.report.texts import steps, whole
+from maac_learning.report.style import (
+    GREY,
+    STYLE,
+    Label,
+    Look,
+    label_right,
+    save,
+    set_axes,
+)
+from maac_learning.report.texts import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, told apart with any colour vision; less their yellow, too faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("", "o", "s", "^")
-"""For presets beyond the colours."""
-GREY = "#767676"
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#444444",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-}
-
-
-Look = dict[str, Any]
-"""How a preset's line is drawn: keyword arguments of matplotlib's ``plot``."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +45,6 @@ class Panel:
     """By preset."""
 
 
-def looks_of(presets: Sequence[str]) -> dict[str, Look]:
-    """Colour and marker of each preset, the same in every picture of a report."""
-    return {
-        preset: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i // len(COLOURS) % len(MARKERS)],
-            "markersize": 4,
-            "markevery": 0.1,
-        }
-        for i, preset in enumerate(presets)
-    }
-
-
 def draw_task(panel: Panel, looks: Mapping[str, Look], published: Published, path: Path) -> None:
     """One task: every seed, the aggregates, the bar, and what is published, named at the right."""
     with matplotlib.rc_context(STYLE):
@@ -81,14 +54,14 @@ def draw_task(panel: Panel, looks: Mapping[str, Look], published: Published, pat
         _draw_aggregates(axes, panel, looks, published)
         labels = _draw_published(axes, panel.task, published, end, joined=True)
         _draw_bar(axes, panel.task, published)
-        _set_axes(axes, end)
+        set_axes(axes, end)
         axes.set(xlabel="environment steps", ylabel="evaluation return")
-        _label_right(axes, labels)
+        label_right(axes, labels)
         single = _ends_when_solved(panel.task, published)
         kinds = ["seed", "bar"] if single else ["iqm", "interval", "mean", "partial", "seed", "bar"]
         top = _draw_heading(figure, published.title(panel.task), list(panel.curves), looks, kinds)
         figure.subplots_adjust(left=0.085, right=0.78 if labels else 0.97, top=top, bottom=0.105)
-        _save(figure, path)
+        save(figure, path)
 
 
 def draw_overview(
@@ -111,7 +84,7 @@ def draw_overview(
             _draw_aggregates(axes, panel, looks, published)
             _draw_published(axes, panel.task, published, end, joined=False)
             _draw_bar(axes, panel.task, published)
-            _set_axes(axes, end)
+            set_axes(axes, end)
             axes.set_title(published.title(panel.task), loc="left", fontweight="bold", fontsize=11)
         for axes in grid[:, 0]:
             axes.set_ylabel("evaluation return")
@@ -130,7 +103,7 @@ def draw_overview(
             wspace=0.24,
             hspace=0.38,
         )
-        _save(figure, path)
+        save(figure, path)
 
 
 def _ends_when_solved(task: str, published: Published) -> bool:
@@ -236,27 +209,9 @@ def _end(panel: Panel, published: Published) -> int:
     return max(longest, _judged(panel, published) or 0)
 
 
-def _set_axes(axes: Axes, end: int) -> None:
-    axes.set_xlim(0, end * 1.015)
-    if axes.dataLim.y0 >= 0:
-        axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: steps(x)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: whole(y)))
-
-
-@dataclass(frozen=True)
-class _Label:
-    """A text for the right margin, and the point it belongs to."""
-
-    x: float
-    y: float
-    text: str
-
-
 def _draw_published(
     axes: Axes, task: str, published: Published, end: int, joined: bool
-) -> list[_Label]:
+) -> list[Label]:
     """Markers for published means up to ``end``; a method's are ``joined`` or not."""
     labels = []
     for method in published.methods:
@@ -266,7 +221,7 @@ def _draw_published(
         x, y = zip(*points, strict=True)
         style: Look = {"marker": "o", "ms": 4.5, "mfc": "white", "clip_on": False, "zorder": 4}
         axes.plot(x, y, color=GREY, lw=0.7 if joined else 0, ls=(0, (1, 2)), **style)
-        labels.append(_Label(x[-1], y[-1], f"{method.name}  {whole(y[-1])}"))
+        labels.append(Label(x[-1], y[-1], f"{method.name}  {whole(y[-1])}"))
     return labels
 
 
@@ -284,58 +239,3 @@ def _draw_bar(axes: Axes, task: str, published: Published) -> None:
         textcoords="offset points",
         fontsize=9,
     )
-
-
-def _label_right(axes: Axes, labels: Sequence[_Label]) -> None:
-    """Put each text beside the axes, as near its point's height as the others leave room."""
-    labels = sorted(labels, key=lambda label: label.y)
-    low, high = axes.get_ylim()
-    wanted = [(label.y - low) / (high - low) for label in labels]
-    for label, height in zip(labels, spread(wanted, gap=0.052), strict=True):
-        axes.annotate(
-            label.text,
-            (label.x, label.y),
-            xytext=(1.06, height),
-            textcoords=axes.transAxes,
-            va="center",
-            fontsize=9,
-            color=GREY,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": GREY,
-                "lw": 0.5,
-                "alpha": 0.7,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 4,
-            },
-        )
-
-
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Heights at least ``gap`` apart, in the order given (ascending), near those wanted and within 0…1 if they fit.
-
-    Neighbours that would overlap are joined into a block around their common centre, until no two blocks overlap.
-    """
-    blocks: list[tuple[float, int]] = []  # centre, members
-    for height in wanted:
-        centre, members = height, 1
-        while True:
-            half = gap * (members - 1) / 2
-            centre = min(max(centre, half), max(1 - half, half))
-            if not blocks or blocks[-1][0] + gap * (blocks[-1][1] + members) / 2 <= centre:
-                break
-            other, more = blocks.pop()
-            centre = (centre * members + other * more) / (members + more)
-            members += more
-        blocks.append((centre, members))
-    return [
-        centre + gap * (i - (members - 1) / 2) for centre, members in blocks for i in range(members)
-    ]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    # No date or program name within: the same curves give the same bytes.
-    figure.savefig(path, metadata={"Software": None})
-    pyplot.close(figure)

@@ -12,8 +12,25 @@ def _gradient(arguments: Sequence[str]) -> int:
     return gradient(arguments)
 
 
+def _ablations(arguments: Sequence[str]) -> int:
+    from maac_learning.studies.ablations import ablations
+
+    return ablations(arguments)
+
+
+def _iteration_time(arguments: Sequence[str]) -> int:
+    from maac_learning.studies.iteration_time import iteration_time
+
+    return iteration_time(arguments)
+
+
 STUDIES: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "gradient": (_gradient, "error of the policy gradient by horizon (section 5.2, figure 3)"),
+    "ablations": (_ablations, "what each component is worth (section 5.3, figures 4 and 5)"),
+    "iteration-time": (
+        _iteration_time,
+        "seconds of 1000 environment steps (appendix A.5, table 2)",
+    ),
 }
 
 

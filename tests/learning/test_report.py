@@ -12,8 +12,8 @@ from maac_learning import evidence
 from maac_learning.cli import main
 from maac_learning.report.aggregate import aggregate, summarise
 from maac_learning.report.curves import find_curves, read_curve
-from maac_learning.report.plots import spread
 from maac_learning.report.published import Bar, load_published
+from maac_learning.report.style import spread
 from maac_ros.errors import ResultError
 
 ROOT = Path(__file__).resolve().parents[2]
