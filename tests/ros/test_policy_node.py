@@ -16,6 +16,7 @@ from trajectory_msgs.msg import JointTrajectory
 from maac_ros.nodes.common import LATCHED
 from maac_ros.nodes.policy_parameters import SPECS
 from maac_ros.nodes.telemetry import COLUMNS, MODES
+from maac_ros.resources import share_directory
 
 SAFE = [0.0]
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -200,6 +201,14 @@ def test_missing_bundle_fails_to_configure_and_says_why(bench, tmp_path):
     bench.until(lambda: statuses, "status")
     assert statuses[0][0] == DiagnosticStatus.ERROR
     assert f"bundle '{tmp_path / 'nowhere'}' is not a folder" in statuses[0][1]
+
+
+def test_without_a_bundle_the_tasks_shipped_one_is_taken(bench):
+    node = bench.policy(task="inverted_pendulum")
+    statuses = bench.diagnostics()
+    assert node.trigger_configure() == SUCCESS
+    shipped = str(share_directory() / "bundles" / "inverted_pendulum")
+    bench.until(lambda: any(v.get("bundle") == shipped for *_, v in statuses), "status")
 
 
 def test_damaged_bundle_fails_to_configure_and_recovers(bench, bundle, tmp_path):
