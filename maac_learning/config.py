@@ -120,7 +120,7 @@ class AgentConfig(schema.Description):
     """What of the critics guides the actor."""
     bounded_values: bool = True
     """Scale the critics by the range of rewards over 1 - gamma, and clamp the value that closes a target to it."""
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Adam's step size for policy, critics and temperature."""
     discount: float = Field(default=0.995, gt=0, lt=1)
     """Gamma, a control step."""
