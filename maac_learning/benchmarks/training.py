@@ -394,7 +394,7 @@ def write_json(
     evidence.write(
         path,
         "Seconds for 1000 environment steps of training, by phase",
-        shlex.join(["maac", "bench", "training", *arguments]),
+        shlex.join(["maac", "bench", "training", *_portable(arguments)]),
         rows,
         settings=config.model_dump(mode="json"),
         torch=torch.__version__,
@@ -426,3 +426,14 @@ def _learning_seconds(peer: PeerReport) -> float:
 def _peak_memory_mib() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / 2**20 if sys.platform == "darwin" else used / 2**10  # bytes there, KiB elsewhere
+
+
+def _portable(arguments: Sequence[str]) -> list[str]:
+    """The arguments with this machine's place of the peer left out: every reader has another."""
+    portable, value_next = [], False
+    for argument in arguments:
+        if argument.startswith("--peer-python="):
+            argument = "--peer-python=PYTHON"
+        portable.append("PYTHON" if value_next else argument)
+        value_next = argument == "--peer-python"
+    return portable

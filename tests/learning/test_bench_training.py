@@ -14,6 +14,7 @@ from maac_learning.benchmarks.flops import FlopCount, Product, ProductClock
 from maac_learning.benchmarks.peers import Mbrl
 from maac_learning.benchmarks.training import (
     TrainingArguments,
+    _portable,
     compare_with_cpu,
     loss_differences,
     measured_config,
@@ -209,3 +210,13 @@ def test_a_peer_that_cannot_run_is_refused_with_the_way_to_install_it(python, me
     with pytest.raises(ConfigError, match=message) as refusal:
         Mbrl(python, "half_cheetah", threads=1, replay=1000)
     assert "pip install --no-deps mbrl==0.2.0" in str(refusal.value)
+
+
+def test_evidence_does_not_name_the_place_of_the_peer():
+    assert _portable(["--peer-python", "/here/python", "--seed", "1"]) == [
+        "--peer-python",
+        "PYTHON",
+        "--seed",
+        "1",
+    ]
+    assert _portable(["--peer-python=/here/python"]) == ["--peer-python=PYTHON"]
