@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from maac_learning.checkpoint import optimizer_tensors
 from maac_learning.config import AgentConfig
 from maac_learning.draws import Draws
 from maac_learning.dynamics import DynamicsEnsemble, Prediction
@@ -187,12 +188,7 @@ class Agent:
         with torch.no_grad():
             rollout = rollout.first(self.config.critic_horizon)
             self._follow_reward((rollout.reward - temperature * rollout.log_density[:-1]).flatten())
-            terminal = self._target_values(rollout.observation[-1], rollout.action[-1], draws).amin(
-                dim=0
-            )
-            target = expanded_return(
-                rollout, terminal, self.config.discount, temperature, first_entropy=False
-            )
+            target = self._expanded_target(rollout, temperature, draws, first_entropy=False)
         start, first = rollout.observation[0].detach(), rollout.action[0].detach()
         return self._regress(start, first, target)
 
@@ -210,17 +206,21 @@ class Agent:
                 value = self._steve_value(model, batch.next_observation, temperature, draws)
             else:
                 rollout = self._rollout(model, batch.next_observation, config.critic_horizon, draws)
-                terminal = self._target_values(
-                    rollout.observation[-1], rollout.action[-1], draws
-                ).amin(dim=0)
-                value = expanded_return(
-                    rollout, terminal, config.discount, temperature, first_entropy=True
-                )
+                value = self._expanded_target(rollout, temperature, draws, first_entropy=True)
             target = batch.reward + config.discount * (1.0 - batch.terminated) * value
             noise = draws.normal(*batch.action.shape)
             _, density = self.policy.sample(batch.observation, noise)
             self._follow_reward(batch.reward - temperature * density)
         return self._regress(batch.observation, batch.action, target)
+
+    def _expanded_target(
+        self, rollout: Rollout, temperature: Tensor, draws: Draws, first_entropy: bool
+    ) -> Tensor:
+        """Expanded return (B,) of the rollout, closed by the smaller of two target critics."""
+        terminal = self._target_values(rollout.observation[-1], rollout.action[-1], draws)
+        return expanded_return(
+            rollout, terminal.amin(dim=0), self.config.discount, temperature, first_entropy
+        )
 
     def _steve_value(
         self,
@@ -365,12 +365,8 @@ class Agent:
                 tensor.zero_()
 
     def _optimizer_state(self) -> dict[str, Tensor]:
-        return {
-            f"optimizer.{name}.{position}.{key}": tensor
-            for name, optimizer in self.optimizers().items()
-            for position, state in enumerate(optimizer.state.values())
-            for key, tensor in state.items()
-        }
+        parts = (optimizer_tensors(name, each) for name, each in self.optimizers().items())
+        return {name: tensor for part in parts for name, tensor in part.items()}
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return {"policy": self.policy, "critics": self.critics, "targets": self.targets}

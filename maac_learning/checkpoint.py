@@ -125,7 +125,7 @@ def load_newest(
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an Adam-like optimiser as flat tensors ``<name>.<parameter>.<key>``."""
+    """The state of an Adam-like optimiser as flat tensors ``<name>.<parameter>.<key>``: its own, not copies."""
     return {
         f"{name}.{index}.{key}": value
         for index, entries in optimizer.state_dict()["state"].items()

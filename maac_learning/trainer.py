@@ -191,9 +191,8 @@ class Trainer:
     def _step(self) -> None:
         """One environment step and the learning that is due after it."""
         config = self.config
-        if (
-            self._update_debt < 1.0
-        ):  # else a stop came between two updates: first do the rest of them
+        # Else a stop came between two updates: first do the rest of them.
+        if self._update_debt < 1.0:
             self._enter("collecting")
             self._collect()
             self._begin_learning()

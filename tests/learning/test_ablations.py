@@ -29,12 +29,9 @@ evaluation: {every: 50, episodes: 1}
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tiny_run):
     """A tiny study of one task, one seed."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    chosen = {"--tasks": "inverted_pendulum", "--seeds": "3", "--config": tmp_path / "tiny.yaml"}
-    chosen |= {"--results": tmp_path / "results", "--runs": tmp_path / "runs"}
-    return ["study", "ablations", *(str(part) for pair in chosen.items() for part in pair)]
+    return ["study", "ablations", *tiny_run(TINY)]
 
 
 def changes(preset, task="half_cheetah"):

@@ -27,12 +27,9 @@ evaluation: {every: 50, episodes: 1}
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tiny_run):
     """One tiny run of each preset in question."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    chosen = {"--tasks": "inverted_pendulum", "--seeds": "3", "--config": tmp_path / "tiny.yaml"}
-    chosen |= {"--results": tmp_path / "results", "--runs": tmp_path / "runs"}
-    return ["bench", "learning", *(str(part) for pair in chosen.items() for part in pair)]
+    return ["bench", "learning", *tiny_run(TINY)]
 
 
 def planned(tmp_path, **more):
