@@ -48,6 +48,13 @@ class Agent:
         actions: A.
         config: see :class:`AgentConfig`.
         device: where the networks live.
+
+    Attributes:
+        policy: explores, and is trained.
+        averaged_policy: its moving average, without the jitter of single updates: to be evaluated and deployed.
+        critics: Q-functions.
+        targets: their moving averages, which close the critics' own targets.
+        log_temperature: weight of the entropy, as a logarithm.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Agent:
             config.layer_norm,
         ).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
         self.log_temperature = torch.tensor(
             math.log(config.initial_temperature), device=device, requires_grad=True
         )
@@ -91,13 +99,10 @@ class Agent:
         }
 
     @torch.no_grad()
-    def renew(self, observations: Tensor) -> None:
-        """After a model fit: normalise by the data (N, O) seen so far, and restart the optimisers if so set."""
-        for network in (self.policy, self.critics, self.targets):
+    def normalize(self, observations: Tensor) -> None:
+        """Normalise by the data (N, O) seen so far."""
+        for network in self._networks().values():
             network.normalizer.fit(observations)
-        if self.config.restart_optimizers:
-            for tensor in self._optimizer_state().values():
-                tensor.zero_()
 
     def update(
         self,
@@ -142,10 +147,8 @@ class Agent:
             actor_loss = self._update_actor(rollout, temperature, draws)
             if config.entropy:
                 self._update_temperature(rollout)
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.targets.parameters()), list(self.critics.parameters()), config.target_rate
-            )
+            _follow(self.averaged_policy, self.policy, config.policy_average_rate)
+        _follow(self.targets, self.critics, config.target_rate)
         return UpdateReport(actor_loss.detach(), critic_loss.detach(), temperature, value.mean())
 
     @torch.no_grad()
@@ -285,7 +288,7 @@ class Agent:
             densities = torch.cat((rollout.log_density[:-1], density[None]))
             rollout = replace(rollout, log_density=densities)
         with _frozen(self.critics):
-            value = self.critics(state, action)
+            value = self.critics(state, action, draws.pair(self.critics.count))
         if config.terminal_samples > 1:
             value = value.view(len(value), config.terminal_samples, -1).mean(dim=1)
         value = value.mean(dim=0) if config.actor_critic == "mean" else value.amin(dim=0)
@@ -368,8 +371,19 @@ class Agent:
         parts = (optimizer_tensors(name, each) for name, each in self.optimizers().items())
         return {name: tensor for part in parts for name, tensor in part.items()}
 
-    def _networks(self) -> dict[str, torch.nn.Module]:
-        return {"policy": self.policy, "critics": self.critics, "targets": self.targets}
+    def _networks(self) -> dict[str, Policy | Critics]:
+        return {
+            "policy": self.policy,
+            "averaged_policy": self.averaged_policy,
+            "critics": self.critics,
+            "targets": self.targets,
+        }
+
+
+@torch.no_grad()
+def _follow(network: torch.nn.Module, leader: torch.nn.Module, rate: float) -> None:
+    """Move the weights of ``network`` by ``rate`` towards those of ``leader``."""
+    torch._foreach_lerp_(list(network.parameters()), list(leader.parameters()), rate)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ class CapturedUpdates:
     """Does what :meth:`Agent.update` does, with the same random numbers, by replaying a graph.
 
     Networks, optimisers and model keep their memory (they are changed in place), so a graph stays valid over model
-    fits and restarts of the optimisers. A checkpoint gives the optimisers new memory: load it before the first update.
+    fits. A checkpoint gives the optimisers new memory: load it before the first update.
 
     Args:
         agent: on a CUDA device.

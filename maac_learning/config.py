@@ -117,22 +117,23 @@ class AgentConfig(schema.Description):
     critics: int = Field(default=5, ge=2, le=16)
     """Q-functions; the smaller of two drawn at random makes the target."""
     actor_critic: Literal["mean", "minimum"] = "mean"
-    """What of the critics guides the actor."""
+    """What of two critics, drawn at random, guides the actor."""
     bounded_values: bool = True
     """Scale the critics by the range of rewards over 1 - gamma, and clamp the value that closes a target to it."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     """Adam's step size for policy, critics and temperature."""
     discount: float = Field(default=0.995, gt=0, lt=1)
     """Gamma, a control step."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
     """Share of the critics that moves into the target critics at each update."""
+    policy_average_rate: float = Field(default=0.005, gt=0, le=1)
+    """Share of the policy that moves, at each update, into the averaged policy, which is what is evaluated and
+    exported; at 1 that is the policy itself."""
     batch_size: int = Field(default=256, ge=1)
     """States an update starts from; rounded up to a multiple of the ensemble's members."""
     updates_per_step: float = Field(default=1.0, gt=0)
     """Updates an environment step."""
-    restart_optimizers: bool = True
-    """Start the optimisers of actor, critics and temperature anew after each model fit."""
-    critic_warmup: int = Field(default=250, ge=0)
+    critic_warmup: int = Field(default=100, ge=0)
     """Updates of the critics alone after each model fit."""
     first_updates: int = Field(default=3000, ge=0)
     """Updates after the first model fit, before the policy acts for the first time."""

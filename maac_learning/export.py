@@ -90,7 +90,7 @@ def graph_modules(agent: Agent, model: DynamicsEnsemble, task: Task) -> dict[str
     """The three modules that a bundle holds, on the CPU."""
     scaling = ActionScaling(task)
     modules: dict[str, nn.Module] = {
-        "policy": PolicyGraph(agent.policy, scaling),
+        "policy": PolicyGraph(agent.averaged_policy, scaling),
         "model": ModelGraph(model, scaling),
         "value": ValueGraph(agent.critics, scaling),
     }
@@ -145,8 +145,8 @@ def export_bundle(
         model.members,
         agent.critics.count,
     )
-    device = next(agent.policy.parameters()).device
-    networks: tuple[nn.Module, ...] = (agent.policy, agent.critics, model)
+    device = next(agent.averaged_policy.parameters()).device
+    networks: tuple[nn.Module, ...] = (agent.averaged_policy, agent.critics, model)
     try:
         for network in networks:
             network.cpu()

@@ -222,7 +222,7 @@ class Trainer:
         if since % config.model.fit_every == 0:
             if config.uses_model:
                 self._fit_model()
-            self._agent.renew(self._replay.all().observation)
+            self._agent.normalize(self._replay.all().observation)
             for done in range(config.agent.critic_warmup):
                 self._announce_update(done, config.agent.critic_warmup)
                 with self.phases("critic_warmup"):
@@ -354,11 +354,11 @@ class Trainer:
 
     @torch.no_grad()
     def evaluation_returns(self) -> Vector:
-        """Undiscounted returns (episodes,) of the deterministic policy, always from the same initial states."""
+        """Undiscounted returns (episodes,) of the averaged policy, without noise, the same initial states."""
 
         def commands(observations: Vector) -> Vector:
             batch = torch.as_tensor(observations, dtype=torch.float32)
-            return self._command(self._agent.policy.act(batch.to(self.device)))
+            return self._command(self._agent.averaged_policy.act(batch.to(self.device)))
 
         return evaluation_returns(self._evaluators, self._env.builder, commands)
 

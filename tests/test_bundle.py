@@ -27,7 +27,7 @@ def exported(tmp_path_factory):
     agent = Agent(11, 3, AgentConfig(hidden=(64, 64), critics=3), torch.device("cpu"))
     model = DynamicsEnsemble(task, 11, 3, ModelConfig(members=4, hidden=(64, 64)))
     data = 3.0 * torch.randn(200, 11) + 1.0
-    agent.renew(data)
+    agent.normalize(data)
     agent.critics.center.fill_(40.0)
     agent.critics.scale.fill_(60.0)
     torch.nn.init.uniform_(agent.critics._mlp.weights[-1], -0.1, 0.1)

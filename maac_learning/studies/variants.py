@@ -117,9 +117,9 @@ VARIANTS = {
         Variant("two-critics", "two critics", lambda _: {"agent": {"critics": 2}}),
         Variant("no-layer-norm", "no layer norm", lambda _: {"agent": {"layer_norm": False}}),
         Variant(
-            "no-restart",
-            "no warm-up, no restart",
-            lambda _: {"agent": {"critic_warmup": 0, "restart_optimizers": False}},
+            "no-warm-up",
+            "no critic warm-up",
+            lambda _: {"agent": {"critic_warmup": 0}},
         ),
     )
 }

@@ -68,7 +68,7 @@ def test_variants_of_the_default_preset_lack_what_this_project_adds():
         "unbounded-critics": {"agent.bounded_values": False},
         "two-critics": {"agent.critics": 2},
         "no-layer-norm": {"agent.layer_norm": False},
-        "no-restart": {"agent.critic_warmup": 0, "agent.restart_optimizers": False},
+        "no-warm-up": {"agent.critic_warmup": 0},
     }
 
 

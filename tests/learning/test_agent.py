@@ -50,6 +50,16 @@ def test_update_moves_actor_critics_targets_and_temperature_but_not_the_model(pa
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_averaged_policy_follows_the_policy_at_its_rate(parts):
+    agent, model, batch = parts
+    before = weights(agent.averaged_policy)
+    agent.update(model, batch, torch.Generator().manual_seed(1))
+    after, leader = weights(agent.averaged_policy), weights(agent.policy)
+    assert not torch.equal(before, leader)
+    rate = agent.config.policy_average_rate
+    torch.testing.assert_close(after, before + rate * (leader - before))
+
+
 def test_critic_warm_up_leaves_the_actor_alone(parts):
     agent, model, batch = parts
     before = weights(agent.policy)
