@@ -74,6 +74,18 @@ class ModelGraph(nn.Module):
         return mean, std, reward, self.model.termination(mean)
 
 
+class StepGraph(nn.Module):
+    """See :func:`maac_ros.inference.step_signature`."""
+
+    def __init__(self, model: DynamicsEnsemble, scaling: ActionScaling) -> None:
+        super().__init__()
+        self.model, self.scaling = model, scaling
+
+    def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, _, reward, _ = self.model.moments(observation, self.scaling.to_action(action))
+        return mean, reward, 1.0 - self.model.termination(mean)
+
+
 class ValueGraph(nn.Module):
     """See :func:`maac_ros.inference.value_signature`."""
 
@@ -87,11 +99,12 @@ class ValueGraph(nn.Module):
 
 
 def graph_modules(agent: Agent, model: DynamicsEnsemble, task: Task) -> dict[str, nn.Module]:
-    """The three modules that a bundle holds, on the CPU."""
+    """The modules that a bundle holds, by the names of their graphs, on the CPU."""
     scaling = ActionScaling(task)
     modules: dict[str, nn.Module] = {
         "policy": PolicyGraph(agent.averaged_policy, scaling),
         "model": ModelGraph(model, scaling),
+        "step": StepGraph(model, scaling),
         "value": ValueGraph(agent.critics, scaling),
     }
     return {name: module.eval() for name, module in modules.items()}
@@ -197,7 +210,7 @@ def _export_graph(
     module: nn.Module, signature: Signature, golden_inputs: dict[str, Tensor]
 ) -> tuple[bytes, dict[str, Array]]:
     """Serialise one module; also return its golden inputs and outputs as PyTorch computes them."""
-    inputs = {name: golden_inputs[name] for name in signature.inputs}
+    inputs = {name: _shaped(golden_inputs[name], shape) for name, shape in signature.inputs.items()}
     with torch.no_grad():
         outputs: Any = module(*inputs.values())
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -207,7 +220,7 @@ def _export_graph(
             module,
             tuple(inputs.values()),
             dynamo=True,
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple({shape.index(None): batch} for shape in signature.inputs.values()),
             input_names=list(inputs),
             output_names=list(signature.outputs),
             verbose=False,
@@ -218,6 +231,13 @@ def _export_graph(
         name: np.asarray(value) for name, value in zip(signature.outputs, outputs, strict=True)
     }
     return program.model_proto.SerializeToString(), arrays
+
+
+def _shaped(rows: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+    """``rows`` (B, n) as they are, or as rows of its own for every member, (E, B, n), as ``shape`` asks."""
+    if len(shape) == 2:
+        return rows
+    return torch.stack([rows.roll(e, dims=0) for e in range(shape[0] or 0)])
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The bundle: the folder that carries a learned controller from training to a robot.
 
-``bundle.yaml`` describes, ``policy.onnx``, ``model.onnx`` and ``value.onnx`` compute (normalisation and action
-scaling inside), ``golden.npz`` holds inputs and outputs that every runtime must reproduce before it may act.
+``bundle.yaml`` describes, ``policy.onnx``, ``model.onnx``, ``step.onnx`` and ``value.onnx`` compute (normalisation and
+action scaling inside), ``golden.npz`` holds inputs and outputs that every runtime must reproduce before it may act.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from maac_ros.inference import Array, OnnxFunction, Signature
 from maac_ros.resources import bundle_folder
 from maac_ros.task import Source, Task
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "bundle.yaml"
-GRAPHS = ("policy", "model", "value")
+GRAPHS = ("policy", "model", "step", "value")
 GOLDEN = "golden.npz"
 MAX_FILE_BYTES = 256 << 20
 """No graph of a robot policy comes near this; a larger file is refused before it is read."""
@@ -126,13 +126,15 @@ class Bundle:
     Attributes:
         path: the folder.
         manifest: its description.
-        policy, model, value: the graphs; see :mod:`maac_ros.inference` for their inputs and outputs.
+        policy, model, step, value: the graphs, see :mod:`maac_ros.inference`; ``step`` is ``model`` for planning, with
+            every row through one member.
     """
 
     path: Path
     manifest: Manifest
     policy: OnnxFunction
     model: OnnxFunction
+    step: OnnxFunction
     value: OnnxFunction
 
     @property
@@ -186,7 +188,7 @@ def write_bundle(
     Args:
         path: folder to create.
         manifest: fields of :class:`Manifest` other than ``schema_version`` and ``sha256``.
-        graphs: serialised ``policy``, ``model`` and ``value``.
+        graphs: the serialised graphs, by the names in :data:`GRAPHS`.
         golden: inputs and outputs of the graphs, named ``<graph>.<input or output>``.
 
     Raises:
@@ -234,7 +236,9 @@ def _load_manifest(folder: Path) -> Manifest:
     data = schema.read_yaml(path, BundleError)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
-        raise BundleError(f"{path}: schema_version: got {version!r}; expected {SCHEMA_VERSION}")
+        raise BundleError(
+            f"{path}: schema_version: got {version!r}; expected {SCHEMA_VERSION} (export the bundle again)"
+        )
     manifest = schema.parse(data, Manifest, str(path), BundleError)
     for name, got, expected in _interface(manifest, manifest.task):
         if got != expected:

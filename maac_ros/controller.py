@@ -198,6 +198,7 @@ class Controller:
         command = Command(action[0].astype(np.float64), Mode.POLICY)
         self.statistics.inference.add(self._clock() - start)
         if not use_mpc:
+            self._planner.forget()
             return command
         start = self._clock()
         plan = self._planner.plan(observation, budget_s)

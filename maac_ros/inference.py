@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,10 +66,37 @@ class OnnxFunction:
         _check_signature("input", self._session.get_inputs(), signature.inputs, origin)
         _check_signature("output", self._session.get_outputs(), signature.outputs, origin)
 
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """A call that reads and writes the given C-contiguous float32 arrays, and allocates nothing of its own.
+
+        The arrays' memory must not move: change their contents in place. Outputs left out are not computed where
+        the graph allows that.
+        """
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, np.float32, array.shape, _address(array))
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, _address(array))
+        # What is bound keeps only addresses: the closure keeps the memory.
+        kept = (dict(inputs), dict(outputs))
+
+        def call(_: object = kept) -> None:
+            self._session.run_with_iobinding(binding)
+
+        return call
+
     def __call__(self, **inputs: Array) -> list[Array]:
         """Run the graph on float32 arrays; outputs come in the order of the signature."""
         outputs: list[Array] = self._session.run(self._outputs, inputs)
         return outputs
+
+
+def _address(array: Array) -> int:
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        raise ValueError(
+            f"expected a C-contiguous float32 array, got {array.dtype} {array.strides}"
+        )
+    return array.ctypes.data
 
 
 def _check_signature(
@@ -118,6 +145,22 @@ def model_signature(observations: int, actions: int, members: int) -> Signature:
     )
 
 
+def step_signature(observations: int, actions: int, members: int) -> Signature:
+    """``observation`` (E, B, O), ``action`` (E, B, A): rows of its own for every member, to what that member alone
+    expects: ``next_observation`` (E, B, O), ``reward`` (E, B), and ``alive`` (E, B), 0 where the episode ends."""
+    return Signature(
+        {
+            "observation": (members, None, observations),
+            "action": (members, None, actions),
+        },
+        {
+            "next_observation": (members, None, observations),
+            "reward": (members, None),
+            "alive": (members, None),
+        },
+    )
+
+
 def value_signature(observations: int, actions: int, critics: int) -> Signature:
     """``observation`` (B, O), ``action`` (B, A) to ``value`` (C, B), every critic's discounted return."""
     return Signature(
@@ -133,5 +176,6 @@ def bundle_signatures(
     return {
         "policy": policy_signature(observations, actions),
         "model": model_signature(observations, actions, members),
+        "step": step_signature(observations, actions, members),
         "value": value_signature(observations, actions, critics),
     }

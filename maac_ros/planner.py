@@ -1,7 +1,8 @@
 """Model-predictive control by the cross-entropy method over the learned model (paper, section 5.4).
 
 The policy gives the first candidates, the terminal Q-function closes the horizon, and the planner stops early
-rather than overrun its budget.
+rather than overrun its budget. Optionally candidates are weighted by their returns, as in MPPI (Williams et al.,
+2017), in place of counting elites alike.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import numpy as np
 
 from maac_ros.bundle import Bundle
 from maac_ros.inference import Array
+from maac_ros.rollouts import ModelRollouts
 from maac_ros.task import PlannerSettings
 
 MIN_STD = 0.01
 """Smallest standard deviation of the sampling distribution, as a share of the half-range of an action."""
+
+_FORGETTING = 0.9
+"""How much of the slowest duration seen is still expected at the next plan: one stall must not end planning."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,12 @@ class Plan:
     iterations: int
 
 
+class _OverBudget(Exception):
+    """An iteration was given up half-way."""
+
+
 class CemPlanner:
-    """Plans with a bundle's three graphs. The same seed and inputs give the same plans.
+    """Plans with a bundle's graphs. The same seed and inputs give the same plans, where the budget does not bind.
 
     Args:
         bundle: a verified bundle.
@@ -53,90 +62,123 @@ class CemPlanner:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.settings = settings
-        self._bundle = bundle
         self._clock = clock
         self._random = np.random.default_rng(seed)
         low = np.array([a.low for a in bundle.manifest.action], dtype=np.float32)
         high = np.array([a.high for a in bundle.manifest.action], dtype=np.float32)
         self._low, self._high = low, high
         self._min_std = MIN_STD * (high - low) / 2
-        self._elites = max(2, round(settings.elite_fraction * settings.candidates))
-        self._iteration_s = 0.0
+        self._rollouts = ModelRollouts(bundle, settings, self._random)
+        count = self._rollouts.candidates
+        self._elites = max(2, round(settings.elite_fraction * count))
+        self._kept = round(settings.policy_fraction * count)
+        self._candidates = np.zeros((settings.horizon, count, len(low)), np.float32)
+        self._noise = np.zeros_like(self._candidates)
+        self._mean = np.zeros((settings.horizon, len(low)), np.float32)
+        self._std = np.zeros_like(self._mean)
+        self._last: Array | None = None
+        self._deadline = np.inf
+        # Longest durations of late: of the first iteration, which also asks the policy at every step, and of others.
+        self._expected_s = [0.0, 0.0]
+
+    def forget(self) -> None:
+        """Do not start from the last plan again: the robot did not follow it."""
+        self._last = None
 
     def plan(self, observation: Array, budget_s: float = np.inf) -> Plan:
         """Plan from ``observation`` (O,), float32, within ``budget_s`` seconds.
 
-        An iteration is started only when the slowest of the recent ones would still fit.
+        An iteration is started only when the slowest of the recent ones would still fit, and given up between two
+        model steps when the budget is spent all the same: then the plan is that of the iterations before.
         """
         start = self._clock()
-        horizon, actions = self.settings.horizon, len(self._low)
-        mean = np.zeros((horizon, actions), np.float32)
-        std = np.zeros_like(mean)
+        self._deadline = start + budget_s
         value, done = float("nan"), 0
+        begun = start
         for iteration in range(self.settings.iterations):
-            begun = self._clock()
-            if begun - start + self._iteration_s > budget_s:
+            kind = min(iteration, 1)
+            if begun + self._expected_s[kind] > self._deadline:
+                self._expected_s[kind] *= _FORGETTING
                 break
-            if iteration == 0:
-                candidates, returns = self._policy_rollouts(observation)
-            else:
-                candidates = self._sample(mean, std)
-                returns = self._evaluate(observation, candidates)
-            best = np.argpartition(returns, -self._elites)[-self._elites :]
-            elites = candidates[best]
-            keep = self.settings.smoothing if iteration else 0.0
-            mean = keep * mean + (1 - keep) * elites.mean(axis=0)
-            std = keep * std + (1 - keep) * np.maximum(elites.std(axis=0), self._min_std)
-            value, done = float(returns[best].mean()), iteration + 1
-            # Decays, so that one slow iteration does not shut the planner off for good.
-            self._iteration_s = max(self._clock() - begun, 0.9 * self._iteration_s)
+            try:
+                returns = (
+                    self._policy_returns(observation) if kind == 0 else self._returns(observation)
+                )
+            except _OverBudget:
+                self._expected_s[kind] = max(self._clock() - begun, self._expected_s[kind])
+                break
+            value, done = self._refit(returns, first=kind == 0), iteration + 1
+            ended = self._clock()
+            self._expected_s[kind] = max(ended - begun, _FORGETTING * self._expected_s[kind])
+            begun = ended
         if done == 0:
-            self._iteration_s *= 0.9
-            return Plan(np.empty((0, actions), np.float32), value, 0)
-        return Plan(np.clip(mean, self._low, self._high), value, done)
+            self.forget()
+            return Plan(np.empty((0, len(self._low)), np.float32), value, 0)
+        self._last = np.clip(self._mean, self._low, self._high)
+        return Plan(self._last, value, done)
 
-    def _policy_rollouts(self, observation: Array) -> tuple[Array, Array]:
-        """Candidates (N, H, A) drawn from the policy along its own model rollouts, and their returns (N,)."""
-        candidates = np.empty(
-            (self.settings.candidates, self.settings.horizon, len(self._low)), np.float32
-        )
+    def _policy_returns(self, observation: Array) -> Array:
+        """Draw all candidates from the policy along its own model rollouts; their returns (N,).
 
-        def act(step: int, states: Array) -> Array:
-            mean, std = self._bundle.policy(observation=states)
-            noise = self._random.standard_normal(mean.shape, dtype=np.float32)
-            noise[0] = 0.0  # the deterministic policy is always a candidate
-            candidates[:, step] = np.clip(mean + std * noise, self._low, self._high)
-            return candidates[:, step]
+        The deterministic policy is one of them, and another is the rest of the last plan, ended by the policy.
+        """
+        rollouts, low, high = self._rollouts, self._low, self._high
+        self._draw_noise()
+        self._noise[:, 0] = 0.0
+        rollouts.begin(observation)
+        for step, (actions, noise) in enumerate(zip(self._candidates, self._noise, strict=True)):
+            self._require_time()
+            rollouts.ask_policy()
+            np.multiply(rollouts.policy_std[: len(noise)], noise, out=actions)
+            actions += rollouts.policy_action[: len(noise)]
+            if self._last is not None and step + 1 < len(self._last):
+                actions[1] = self._last[step + 1]
+            np.clip(actions, low, high, out=actions)
+            rollouts.advance(actions)
+        self._require_time()
+        return rollouts.close()
 
-        return candidates, self._returns(observation, act)
+    def _returns(self, observation: Array) -> Array:
+        """Draw candidates from the present distribution, but for those that stay the policy's; returns (N,)."""
+        self._draw_noise()
+        drawn, noise = self._candidates[:, self._kept :], self._noise[:, self._kept :]
+        noise[:, 0] = 0.0  # the present mean competes too
+        np.multiply(noise, self._std[:, None], out=drawn)
+        drawn += self._mean[:, None]
+        np.clip(drawn, self._low, self._high, out=drawn)
+        self._rollouts.begin(observation)
+        for actions in self._candidates:
+            self._require_time()
+            self._rollouts.advance(actions)
+        self._require_time()
+        return self._rollouts.close()
 
-    def _sample(self, mean: Array, std: Array) -> Array:
-        noise = self._random.standard_normal(
-            (self.settings.candidates, *mean.shape), dtype=np.float32
-        )
-        noise[0] = 0.0  # the present mean competes too
-        return np.clip(mean + std * noise, self._low, self._high)
+    def _refit(self, returns: Array, first: bool) -> float:
+        """Move the distribution to the best candidates; their mean return, weighted as they are."""
+        best = np.argpartition(returns, -self._elites)[-self._elites :]
+        weight = self._weights(returns[best])
+        elites = self._candidates[:, best]
+        mean = np.einsum("k,hka->ha", weight, elites)
+        variance = np.einsum("k,hka->ha", weight, (elites - mean[:, None]) ** 2)
+        std = np.maximum(np.sqrt(variance), self._min_std)
+        keep = 0.0 if first else self.settings.smoothing
+        self._mean += (1.0 - keep) * (mean - self._mean)
+        self._std += (1.0 - keep) * (std - self._std)
+        return float(weight @ returns[best])
 
-    def _evaluate(self, observation: Array, candidates: Array) -> Array:
-        return self._returns(observation, lambda step, _: np.ascontiguousarray(candidates[:, step]))
+    def _weights(self, returns: Array) -> Array:
+        """Weights (K,) of the elites, which sum to 1."""
+        if self.settings.weighting == "elites":
+            return np.full(len(returns), 1.0 / len(returns), np.float32)
+        # In units of the elites' own spread, so that the temperature does not depend on the reward's scale.
+        finite = np.where(np.isfinite(returns), returns, returns.max() - 1e6)
+        scale = max(float(finite.std()), 1e-6) * self.settings.temperature
+        weight = np.exp((finite - finite.max()) / scale)
+        return (weight / weight.sum()).astype(np.float32)
 
-    def _returns(self, observation: Array, act: Callable[[int, Array], Array]) -> Array:
-        """Discounted model returns (N,): each candidate follows a member redrawn at every step (TS1)."""
-        count, discount = self.settings.candidates, self._bundle.manifest.discount
-        rows = np.arange(count)
-        states = np.repeat(observation[None], count, axis=0)
-        total = np.zeros(count, np.float32)
-        alive = np.ones(count, np.float32)
-        for step in range(self.settings.horizon):
-            means, _, rewards, terminations = self._bundle.model(
-                observation=states, action=act(step, states)
-            )
-            member = self._random.integers(means.shape[0], size=count)
-            total += discount**step * alive * rewards[member, rows]
-            alive *= 1.0 - terminations[member, rows]
-            states = means[member, rows]
-        last, _ = self._bundle.policy(observation=states)
-        (values,) = self._bundle.value(observation=states, action=last)
-        total += discount**self.settings.horizon * alive * values.mean(axis=0)
-        # A diverged candidate must never be chosen.
-        return np.nan_to_num(total, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+    def _draw_noise(self) -> None:
+        self._random.standard_normal(dtype=np.float32, out=self._noise)
+
+    def _require_time(self) -> None:
+        if self._clock() > self._deadline:
+            raise _OverBudget

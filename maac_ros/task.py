@@ -221,6 +221,18 @@ class PlannerSettings(schema.Description):
     """Share of the candidates that refits the sampling distribution."""
     smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Weight of the previous distribution in the refit one."""
+    policy_fraction: float = Field(default=0.1, ge=0, le=0.9)
+    """Share of the candidates that stay the policy's own in every iteration."""
+    particles: int = Field(default=1, ge=1, le=64)
+    """Model rollouts a candidate, over which its return is averaged."""
+    member_draw: Literal["step", "trajectory"] = "step"
+    """When a particle draws the member of the ensemble that it follows: at every step, or once."""
+    terminal_value: Literal["mean", "minimum"] = "mean"
+    """What of the critics closes the horizon."""
+    weighting: Literal["elites", "mppi"] = "elites"
+    """Elites count alike, or by the exponential of their returns."""
+    temperature: float = Field(default=0.5, gt=0)
+    """Of the exponential, in standard deviations of the elites' returns."""
 
 
 @dataclass(frozen=True)

@@ -75,28 +75,37 @@ def test_bad_input_leads_to_the_safe_command_with_a_reason(bundle, observation, 
     assert controller.tick(OBSERVATION, age_s=0.0).mode is Mode.POLICY
 
 
+class FixedPolicy:
+    """A policy graph that says the same of every observation, or fails."""
+
+    def __init__(self, action: float | None):
+        self.action = action
+
+    def __call__(self, observation):
+        if self.action is None:
+            raise RuntimeError("device lost")
+        return np.full((1, 1), self.action, np.float32), np.ones((1, 1), np.float32)
+
+    def bind(self, inputs, outputs):
+        return lambda: None
+
+
 def test_action_that_is_not_finite_never_leaves_the_core(bundle):
-    broken = dataclasses.replace(
-        bundle, policy=lambda observation: (np.full((1, 1), np.nan, np.float32), np.ones((1, 1)))
-    )
+    broken = dataclasses.replace(bundle, policy=FixedPolicy(np.nan))
     command = Controller(broken, SETTINGS).tick(OBSERVATION, age_s=0.0)
     assert command.mode is Mode.SAFE
     assert "not finite" in command.reason
 
 
 def test_failure_inside_leads_to_the_safe_command(bundle):
-    def fail(observation):
-        raise RuntimeError("device lost")
-
-    command = Controller(dataclasses.replace(bundle, policy=fail), SETTINGS).tick(OBSERVATION, 0.0)
+    broken = dataclasses.replace(bundle, policy=FixedPolicy(None))
+    command = Controller(broken, SETTINGS).tick(OBSERVATION, 0.0)
     assert command.mode is Mode.SAFE
     assert "device lost" in command.reason
 
 
 def test_rate_limit_counts_from_the_previous_command(bundle):
-    saturated = dataclasses.replace(
-        bundle, policy=lambda observation: (np.full((1, 1), 3.0, np.float32), np.ones((1, 1)))
-    )
+    saturated = dataclasses.replace(bundle, policy=FixedPolicy(3.0))
     controller = Controller(saturated, changed(action_rate_limit=10.0))
     values = [controller.tick(OBSERVATION, 0.0).values[0] for _ in range(10)]
     np.testing.assert_allclose(values, np.minimum(3.0, 0.4 * np.arange(1, 11)))

@@ -11,30 +11,58 @@ from maac_ros.task import PlannerSettings
 GOAL = np.array([0.5, -0.25], np.float32)
 
 
-def world(members: int = 3, terminate_above: float = np.inf):
-    """A point that moves by its action; each step pays minus the squared distance of the action to a goal."""
+class Function:
+    """A graph of a bundle, as a function of arrays."""
+
+    def __init__(self, compute):
+        self.compute = compute
+
+    def bind(self, inputs, outputs):
+        def call():
+            results = self.compute(**inputs)
+            for name, array in outputs.items():
+                array[...] = results[name]
+
+        return call
+
+
+def world(
+    members: int = 3, terminate_above: float = np.inf, limit: float = 1.0, spread=0.5, pays=None
+):
+    """A point that moves by its action; each step pays by the distance of the action to a goal, 1 at best."""
 
     def policy(observation):
-        return np.zeros((len(observation), 2), np.float32), np.full((len(observation), 2), 0.5)
+        return {"action": np.zeros_like(observation), "action_std": spread}
 
-    def model(observation, action):
-        following = np.broadcast_to(observation + action, (members, *observation.shape))
-        reward = -((action - GOAL) ** 2).sum(axis=1) + 1.0
-        ended = (following[..., 0] > terminate_above).astype(np.float32)
-        return following, None, np.broadcast_to(reward, (members, len(reward))), ended
+    def step(observation, action):
+        following = observation + action
+        reward = 1.0 - ((action - GOAL) ** 2).sum(axis=-1)
+        return {
+            "next_observation": following,
+            "reward": reward if pays is None else pays(observation, action, reward),
+            "alive": following[..., 0] <= terminate_above,
+        }
 
     def value(observation, action):
-        return (np.zeros((2, len(observation)), np.float32),)
+        return {"value": np.stack((observation[:, 0] * 0.0, observation[:, 0] * 0.0 + 2.0))}
 
-    field = SimpleNamespace(low=-1.0, high=1.0)
-    manifest = SimpleNamespace(action=(field, field), discount=0.99)
-    return SimpleNamespace(policy=policy, model=model, value=value, manifest=manifest)
+    field = SimpleNamespace(low=-limit, high=limit)
+    manifest = SimpleNamespace(
+        observation=(field, field),
+        action=(field, field),
+        discount=0.99,
+        members=members,
+        critics=2,
+    )
+    functions = {"policy": policy, "step": step, "value": value}
+    return SimpleNamespace(
+        manifest=manifest, **{name: Function(each) for name, each in functions.items()}
+    )
 
 
 def settings(**changes):
-    return PlannerSettings(
-        **{"candidates": 400, "horizon": 4, "iterations": 8, "elite_fraction": 0.1, **changes}
-    )
+    fixed = {"candidates": 400, "horizon": 4, "iterations": 8, "elite_fraction": 0.1}
+    return PlannerSettings(**{**fixed, "terminal_value": "minimum", **changes})
 
 
 def test_finds_the_best_actions():
@@ -45,12 +73,7 @@ def test_finds_the_best_actions():
 
 
 def test_keeps_within_the_limits():
-    bundle = world()
-    bundle.manifest.action = (
-        SimpleNamespace(low=-0.1, high=0.1),
-        SimpleNamespace(low=-0.1, high=0.1),
-    )
-    plan = CemPlanner(bundle, settings()).plan(np.zeros(2, np.float32))
+    plan = CemPlanner(world(limit=0.1), settings()).plan(np.zeros(2, np.float32))
     assert np.abs(plan.actions).max() <= np.float32(0.1)
 
 
@@ -68,26 +91,102 @@ def test_reward_of_the_terminal_step_counts_and_nothing_after_it():
 
 
 def test_a_candidate_whose_return_is_not_finite_is_never_an_elite():
-    bundle = world()
-    inner = bundle.model
-
-    def model(observation, action):
-        following, std, reward, ended = inner(observation, action)
-        return following, std, np.where(action[:, 0] > 0.3, np.nan, reward), ended
-
-    bundle.model = model
+    bundle = world(pays=lambda _, action, reward: np.where(action[..., 0] > 0.3, np.nan, reward))
     plan = CemPlanner(bundle, settings()).plan(np.zeros(2, np.float32))
     assert np.isfinite(plan.value)
     assert plan.actions[:, 0].max() <= 0.35
 
 
+def test_value_closes_the_horizon_as_asked():
+    origin = np.zeros(2, np.float32)
+    least = CemPlanner(world(), settings()).plan(origin)
+    mean = CemPlanner(world(), settings(terminal_value="mean")).plan(origin)
+    assert mean.value - least.value == pytest.approx(0.99**4 * 1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("draw", ["step", "trajectory"])
+def test_particles_average_over_members(draw):
+    """Every member but the first says that going right pays; averaged over all of them, it does not."""
+
+    def pays(observation, action, reward):
+        right = 0.0 * reward + 2.0
+        right[0] = -10.0
+        return np.where(action[..., 0] > 0.0, right, 0.0 * reward)
+
+    chosen = settings(candidates=120, particles=30, member_draw=draw, iterations=4)
+    plan = CemPlanner(world(pays=pays), chosen).plan(np.zeros(2, np.float32))
+    assert plan.actions[:, 0].max() < 0.1
+    assert plan.value <= 0.1
+
+
+def test_candidates_are_rounded_up_to_fill_the_members():
+    plan = CemPlanner(world(members=7), settings(candidates=400)).plan(np.zeros(2, np.float32))
+    np.testing.assert_allclose(plan.actions, np.tile(GOAL, (4, 1)), atol=0.08)
+
+
+def test_mppi_weighs_better_candidates_more():
+    origin = np.zeros(2, np.float32)
+    hot, cold = (
+        CemPlanner(
+            world(), settings(weighting="mppi", temperature=t, elite_fraction=1.0, iterations=1)
+        ).plan(origin)
+        for t in (100.0, 0.1)
+    )
+    distance = [np.abs(plan.actions - GOAL).mean() for plan in (hot, cold)]
+    assert distance[1] < 0.7 * distance[0]
+    assert cold.value > hot.value
+
+
+def test_next_plan_starts_from_the_rest_of_the_last_unless_told_to_forget():
+    """One iteration of few candidates finds little anew: what it finds again, it kept."""
+    origin = np.zeros(2, np.float32)
+
+    def second_value(forget, seed):
+        chosen = settings(candidates=60, elite_fraction=0.05, iterations=12)
+        planner = CemPlanner(world(spread=0.1), chosen, seed)
+        planner.plan(origin)
+        planner.settings = settings(iterations=1)
+        if forget:
+            planner.forget()
+        return planner.plan(origin).value
+
+    kept, forgotten = ([second_value(f, s) for s in range(10)] for f in (False, True))
+    assert np.mean(kept) > np.mean(forgotten) + 0.05
+
+
+def test_same_seed_and_inputs_give_the_same_plans():
+    def plans():
+        planner = CemPlanner(world(), settings(iterations=2), seed=3)
+        points = np.linspace(0.0, 1.0, 5, dtype=np.float32)
+        return np.stack([planner.plan(np.full(2, x, np.float32)).actions for x in points])
+
+    np.testing.assert_array_equal(plans(), plans())
+
+
 def test_budget_stops_between_iterations():
-    ticks = iter(range(100000))
+    """The clock goes on by a second each time it is read: seven times an iteration."""
     planner = CemPlanner(world(), settings(), clock=lambda: next(ticks) * 1.0)
-    # An iteration looks at the clock twice: it lasts one of these seconds, and starts two after the last.
-    plan = planner.plan(np.zeros(2, np.float32), budget_s=6.0)
-    assert 1 <= plan.iterations < 8
+    ticks = iter(range(100000))
+    plan = planner.plan(np.zeros(2, np.float32), budget_s=20.0)
+    assert plan.iterations == 3
     assert planner.plan(np.zeros(2, np.float32), budget_s=0.5).iterations == 0
+
+
+def test_an_iteration_that_overruns_is_given_up_between_two_model_steps():
+    now = [0.0]
+
+    def pays(observation, action, reward):
+        now[0] += 1.0
+        return reward
+
+    planner = CemPlanner(world(pays=pays), settings(), clock=lambda: now[0])
+    plan = planner.plan(np.zeros(2, np.float32), budget_s=9.5)
+    assert plan.iterations == 2
+    now[0] = 0.0
+    # Nothing is expected to take long by a planner that has not planned; it finds out after three of four steps.
+    fresh = CemPlanner(world(pays=pays), settings(), clock=lambda: now[0])
+    assert fresh.plan(np.zeros(2, np.float32), budget_s=2.5).iterations == 0
+    assert now[0] == 3.0
 
 
 def test_one_slow_iteration_does_not_end_planning_for_good():
