@@ -142,12 +142,15 @@ class Bundle:
         return self.manifest.task
 
 
-def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVIDERS) -> Bundle:
+def load_bundle(
+    path: str | Path, providers: Sequence[str] = inference.CPU_PROVIDERS, threads: int = 1
+) -> Bundle:
     """Load a bundle and verify all of it: schema, checksums, graph signatures, golden vectors.
 
     Args:
         path: the bundle's folder, or the name of one that ships with the package, such as ``hopper``.
         providers: ONNX Runtime execution providers, best first.
+        threads: that each graph may use on the CPU.
 
     Raises:
         BundleError: naming the file and what is wrong with it.
@@ -157,7 +160,7 @@ def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVI
     contents = {name: _read(folder, name, digest) for name, digest in manifest.sha256.items()}
     functions = {
         name: OnnxFunction(
-            contents[f"{name}.onnx"], str(folder / f"{name}.onnx"), signature, providers
+            contents[f"{name}.onnx"], str(folder / f"{name}.onnx"), signature, providers, threads
         )
         for name, signature in manifest.signatures().items()
     }

@@ -29,14 +29,26 @@ class Signature:
     outputs: Mapping[str, tuple[int | None, ...]]
 
 
+def session_options(threads: int) -> ort.SessionOptions:
+    """``threads`` that sleep when there is nothing to do, one graph node after the other, errors only."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
 class OnnxFunction:
-    """One graph, run single-threaded without spinning workers: default pools starve a control loop.
+    """One graph, run on few threads that do not spin: default pools starve a control loop.
 
     Args:
         graph: the serialised model.
         origin: its file name, for messages.
         signature: what the graph must take and give.
         providers: ONNX Runtime execution providers, best first.
+        threads: that the graph may use on the CPU; they sleep when it does not run.
 
     Raises:
         BundleError: when the graph cannot be loaded or its signature differs.
@@ -50,14 +62,10 @@ class OnnxFunction:
         providers: Sequence[str] = CPU_PROVIDERS,
         threads: int = 1,
     ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(graph, options, providers=list(providers))
+            self._session = ort.InferenceSession(
+                graph, session_options(threads), providers=list(providers)
+            )
         except Exception as reason:  # ONNX Runtime raises a different type for each fault
             raise BundleError(f"{origin}: not a graph ONNX Runtime can load: {reason}") from reason
         self.origin = origin

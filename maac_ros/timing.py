@@ -14,6 +14,7 @@ class Summary:
     count: int
     p50_ms: float
     p99_ms: float
+    p999_ms: float
     max_ms: float
 
 
@@ -41,10 +42,9 @@ class Recorder:
     def summary(self) -> Summary:
         """Statistics over what is in the ring."""
         if self.count == 0:
-            return Summary(0, float("nan"), float("nan"), float("nan"))
+            return Summary(0, *[float("nan")] * 4)
         kept = self._seconds[: min(self.count, self._seconds.size)] * 1e3
-        p50, p99 = np.percentile(kept, (50, 99))
-        return Summary(self.count, float(p50), float(p99), float(kept.max()))
+        return Summary(self.count, *np.percentile(kept, (50, 99, 99.9, 100)).tolist())
 
 
 class Deadlines:

@@ -1,4 +1,4 @@
-"""``maac bench``: what training costs, and what is learned."""
+"""``maac bench``: what training and planning cost, and what is learned."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ BENCHMARKS = {
     "training": Subcommand(
         "maac_learning.benchmarks.training:training",
         "where the time of training goes, and how much of the machine it uses",
+    ),
+    "planner": Subcommand(
+        "maac_learning.benchmarks.planner:planner",
+        "how long plans take, and how much of the machine they use",
     ),
     "learning": Subcommand(
         "maac_learning.benchmarks.learning:learning",

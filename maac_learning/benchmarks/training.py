@@ -18,7 +18,7 @@ import tyro
 from maac_learning import evidence
 from maac_learning.agent import Agent, UpdateReport
 from maac_learning.benchmarks.flops import FlopCount, Product, ProductClock
-from maac_learning.benchmarks.peers import Mbrl, PeerReport
+from maac_learning.benchmarks.peers import Mbrl, PeerReport, portable
 from maac_learning.capture import updater
 from maac_learning.config import TrainConfig, load_train_config, merged, read_overrides
 from maac_learning.dynamics import DynamicsEnsemble
@@ -128,7 +128,8 @@ def training(arguments: Sequence[str]) -> int:
     task = load_task(config.task)
     peer = None
     if chosen.peer is not None:
-        peer = Mbrl(chosen.peer_python, task.name, chosen.threads, chosen.replay)
+        options = {"task": task.name, "replay": chosen.replay}
+        peer = Mbrl(chosen.peer_python, "peer_mbrl.py", options, chosen.threads)
     if chosen.device == "cuda":
         differences = compare_with_cpu(config, task)
         print(
@@ -221,7 +222,7 @@ def measure(
         product_clock.measure()
         if peer is not None and number == (count + 1) // 2:
             print("peer: minutes, its first model fit included", flush=True)
-            peer_report = peer.measure()
+            peer_report = PeerReport.of(peer.measure())
     seconds = {phase: trainer.phase_seconds.get(phase, 0.0) for phase in (*PHASES, *SERVICES)}
     seconds["other"] = sum(blocks) - sum(seconds[phase] for phase in PHASES)
     seconds = {phase: value * 1000 / env_steps for phase, value in seconds.items()}
@@ -394,7 +395,7 @@ def write_json(
     evidence.write(
         path,
         "Seconds for 1000 environment steps of training, by phase",
-        shlex.join(["maac", "bench", "training", *_portable(arguments)]),
+        shlex.join(["maac", "bench", "training", *portable(arguments)]),
         rows,
         settings=config.model_dump(mode="json"),
         torch=torch.__version__,
@@ -426,14 +427,3 @@ def _learning_seconds(peer: PeerReport) -> float:
 def _peak_memory_mib() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / 2**20 if sys.platform == "darwin" else used / 2**10  # bytes there, KiB elsewhere
-
-
-def _portable(arguments: Sequence[str]) -> list[str]:
-    """The arguments with this machine's place of the peer left out: every reader has another."""
-    portable, value_next = [], False
-    for argument in arguments:
-        if argument.startswith("--peer-python="):
-            argument = "--peer-python=PYTHON"
-        portable.append("PYTHON" if value_next else argument)
-        value_next = argument == "--peer-python"
-    return portable

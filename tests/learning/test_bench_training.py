@@ -11,10 +11,9 @@ import torch
 from maac_learning import evidence
 from maac_learning.agent import UpdateReport
 from maac_learning.benchmarks.flops import FlopCount, Product, ProductClock
-from maac_learning.benchmarks.peers import Mbrl
+from maac_learning.benchmarks.peers import Mbrl, portable
 from maac_learning.benchmarks.training import (
     TrainingArguments,
-    _portable,
     compare_with_cpu,
     loss_differences,
     measured_config,
@@ -208,15 +207,15 @@ def test_cuda_agrees_with_the_cpu_and_is_measured(tmp_path, capsys):
 )
 def test_a_peer_that_cannot_run_is_refused_with_the_way_to_install_it(python, message):
     with pytest.raises(ConfigError, match=message) as refusal:
-        Mbrl(python, "half_cheetah", threads=1, replay=1000)
+        Mbrl(python, "peer_mbrl.py", {"task": "half_cheetah", "replay": 1000}, threads=1)
     assert "pip install --no-deps mbrl==0.2.0" in str(refusal.value)
 
 
 def test_evidence_does_not_name_the_place_of_the_peer():
-    assert _portable(["--peer-python", "/here/python", "--seed", "1"]) == [
+    assert portable(["--peer-python", "/here/python", "--seed", "1"]) == [
         "--peer-python",
         "PYTHON",
         "--seed",
         "1",
     ]
-    assert _portable(["--peer-python=/here/python"]) == ["--peer-python=PYTHON"]
+    assert portable(["--peer-python=/here/python"]) == ["--peer-python=PYTHON"]

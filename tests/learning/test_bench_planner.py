@@ -1,0 +1,99 @@
+"""The planner's benchmark: what it compares computes the same, and what it counts is what is computed."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from maac_learning import evidence
+from maac_learning.benchmarks.bundle_networks import horizon_graph, in_torch
+from maac_learning.benchmarks.flops import FlopCount
+from maac_learning.benchmarks.planner import plan_flops
+from maac_learning.cli import main
+from maac_learning.export import export_untrained_bundle
+from maac_ros.errors import BenchmarkError
+from maac_ros.inference import OnnxFunction
+from maac_ros.planner import CemPlanner
+from maac_ros.task import PlannerSettings, load_task
+
+SETTINGS = PlannerSettings(candidates=12, horizon=3, iterations=2)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return export_untrained_bundle(load_task("hopper"), tmp_path_factory.mktemp("b") / "hopper")
+
+
+def test_plans_in_pytorch_are_the_same(bundle):
+    observation = np.full(11, 0.1, np.float32)
+    ours, theirs = (CemPlanner(b, SETTINGS).plan(observation) for b in (bundle, in_torch(bundle)))
+    np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5)
+    assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+
+
+def test_a_graph_that_no_network_of_this_project_computes_is_refused(bundle, tmp_path):
+    import dataclasses
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.path, copy)
+    golden = dict(np.load(copy / "golden.npz"))
+    golden["policy.action"] += 0.1
+    np.savez(copy / "golden.npz", **golden)
+    with pytest.raises(BenchmarkError, match=r"policy\.onnx: none of this project's networks"):
+        in_torch(dataclasses.replace(bundle, path=copy))
+
+
+def test_one_graph_for_the_horizon_chains_the_steps(bundle):
+    random = np.random.default_rng(0)
+    start = random.standard_normal((3, 4, 11), dtype=np.float32)
+    start[..., 0] = 1.2  # high enough not to have fallen
+    actions = random.uniform(-1, 1, (5, 3, 4, 3)).astype(np.float32)
+    session = ort.InferenceSession(horizon_graph(bundle), providers=["CPUExecutionProvider"])
+    total, following = session.run(None, {"start": start, "actions": actions})
+    states, alive, expected = start, np.ones((3, 4)), np.zeros((3, 4))
+    assert isinstance(bundle.step, OnnxFunction)
+    for step, action in enumerate(actions):
+        states, reward, still = bundle.step(observation=states, action=action)
+        expected += 0.995**step * alive * reward
+        alive = alive * still
+    np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(following, states, rtol=1e-5, atol=1e-5)
+
+
+def test_operations_are_those_that_pytorch_dispatches(bundle):
+    planner = CemPlanner(in_torch(bundle), SETTINGS)
+    # Dispatch is not seen in inference mode.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "inference_mode", torch.no_grad)
+        planner = CemPlanner(in_torch(bundle), SETTINGS)
+        with FlopCount() as count:
+            planner.plan(np.zeros(11, np.float32))
+    assert plan_flops(bundle, SETTINGS) == count.total
+
+
+def test_command_prints_a_table_and_writes_evidence(bundle, tmp_path, capsys):
+    result = tmp_path / "planner.json"
+    options = ["--bundle", str(bundle.path), "--candidates", "9", "12", "--horizons", "2"]
+    options += ["--iterations", "2", "--plans", "5", "--peer-plans", "2", "--threads", "1"]
+    assert main(["bench", "planner", *options, "--json", str(result)]) == 0
+    assert "p99.9" in capsys.readouterr().out
+    found = evidence.read(result)
+    assert [row["candidates"] for row in found.rows] == [9, 12]
+    for row in found.rows:
+        assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
+        assert row["one_graph_p50_ms"] > 0
+        assert row["torch_p50_ms"] > 0
+        assert row["peer_p50_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--plans", "0"), "--plans: got 0; expected at least 1"),
+        (("--candidates", "2"), "grid: candidates: "),
+    ],
+)
+def test_options_out_of_range_are_refused(bundle, capsys, option, message):
+    assert main(["bench", "planner", "--bundle", str(bundle.path), *option]) != 0
+    assert message in capsys.readouterr().err
