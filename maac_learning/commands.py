@@ -166,7 +166,12 @@ def evaluate(arguments: Sequence[str]) -> int:
                 films.append(path if chosen.mpc else chosen.video)
                 film = stack.enter_context(Video(films[-1], bundle.task.control.period_s)).add
             for episode, played_by in evaluate_bundle(
-                bundle, chosen.episodes, chosen.seed, mode == "mpc", film, chosen.video_episodes
+                bundle,
+                chosen.episodes,
+                chosen.seed,
+                mode == "mpc",
+                film=film,
+                filmed=chosen.video_episodes,
             ):
                 episodes.append(episode)
                 statistics = played_by.statistics

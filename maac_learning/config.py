@@ -35,8 +35,8 @@ class ModelConfig(schema.Description):
     squared error."""
     reward: Literal["learned", "analytic"] = "learned"
     """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Step size of AdamW."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """Step size of AdamW at the beginning of a fit; it falls to zero."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Weight decay of AdamW."""
     batch_size: int = Field(default=256, ge=1)
@@ -49,10 +49,10 @@ class ModelConfig(schema.Description):
     """Gradient steps of each later fit, at most."""
     validate_every: int = Field(default=50, ge=1)
     """Gradient steps between two validations."""
-    patience: int = Field(default=5, ge=1)
+    patience: int = Field(default=20, ge=1)
     """Validations without improvement after which a fit stops."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the data held out."""
+    """Share of the data held out: every so many rows one, the same in every fit."""
     max_validation: int = Field(default=2000, ge=1)
     """Rows held out at most."""
 

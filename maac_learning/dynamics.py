@@ -207,7 +207,11 @@ def fit(
     """Fit ``targets`` on bootstrap samples, with early stopping for each member.
 
     A member keeps the weights of its best validation error; the fit stops when no member has improved for
-    ``config.patience`` validations, or after ``max_steps``.
+    ``config.patience`` validations, or after ``max_steps``. The step size falls to zero over ``max_steps``: at a
+    constant one, a model that goes on from its last fit gets no better.
+
+    A row is held out for good, since a warm-started model has seen all others: judged by those, what it was before
+    would always seem better than what it has learned anew.
 
     Args:
         model: warm-started; its normalisers are refitted.
@@ -217,10 +221,7 @@ def fit(
         max_steps: gradient steps at most.
         generator: CPU random stream for the split, the bootstrap and the batches.
     """
-    count = inputs.shape[0]
-    held_out = max(1, min(config.max_validation, int(config.validation_fraction * count)))
-    shuffled = torch.randperm(count, generator=generator).to(inputs.device)
-    train, validate = shuffled[held_out:], shuffled[:held_out]
+    train, validate = _split(len(inputs), config, generator, inputs.device)
     model.input.fit(inputs)
     model.target.fit(targets)
     # Each member trains on its own resampling of the training rows.
@@ -237,6 +238,7 @@ def fit(
     best.offer(_validate(model, validation_inputs, validation_targets))
     stale = step = 0
     while step < max_steps and stale < config.patience:
+        optimizer.param_groups[0]["lr"] = config.learning_rate * (1.0 - step / max_steps)
         picks = torch.randint(
             len(train),
             (config.validate_every, model.members, config.batch_size),
@@ -259,6 +261,17 @@ def fit(
             residual = ((mean - validation_targets) ** 2).mean(dim=1, keepdim=True)
             model.residual_variance.copy_(residual.clamp(min=_LEAST_VARIANCE))
     return FitReport(step, float(best.mse.mean()))
+
+
+def _split(
+    count: int, config: ModelConfig, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Rows to train on, and some of those that are held out in every fit."""
+    rows = torch.arange(count)
+    held_out = rows % max(2, round(1.0 / config.validation_fraction)) == 0
+    train, validate = rows[~held_out], rows[held_out]
+    some = torch.randperm(len(validate), generator=generator)[: config.max_validation]
+    return train.to(device), validate[some].to(device)
 
 
 def _training_loss(
@@ -286,9 +299,6 @@ def _validate(model: DynamicsEnsemble, inputs: Tensor, targets: Tensor) -> Tenso
 class _Best:
     """Each member's weights at its best validation error."""
 
-    _MARGIN = 0.99
-    """An error must fall below this share of the best to count as better."""
-
     def __init__(self, model: DynamicsEnsemble) -> None:
         self._stacked = model.stacked()
         self._kept = {name: value.detach().clone() for name, value in self._stacked.items()}
@@ -298,7 +308,7 @@ class _Best:
     @torch.no_grad()
     def offer(self, mse: Tensor) -> bool:
         """Keep the present weights of the members that improved; tell whether any did."""
-        better = mse < self._MARGIN * self.mse
+        better = mse < self.mse
         self.mse = torch.where(better, mse, self.mse)
         for name, value in self._stacked.items():
             self._kept[name][better] = value.detach()[better]

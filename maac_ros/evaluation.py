@@ -8,7 +8,8 @@ from typing import Any
 
 from maac_ros.bundle import Bundle
 from maac_ros.controller import Controller, ControllerSettings
-from maac_ros.simulation import TaskEnv
+from maac_ros.simulation import Simulation, TaskEnv
+from maac_ros.task import PlannerSettings
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Episode:
 
 Film = Callable[[Any], None]
 """Takes the frames (height, width, 3), uint8, of an episode, from its start to its end."""
+
+
+Change = Callable[[Simulation], None]
+"""Alters a simulated robot before it is played with."""
 
 
 def run_episode(
@@ -48,19 +53,23 @@ def evaluate(
     episodes: int,
     seed: int,
     use_mpc: bool,
+    planner: PlannerSettings | None = None,
+    change: Change | None = None,
     film: Film | None = None,
     filmed: int = 1,
 ) -> Iterator[tuple[Episode, Controller]]:
     """Play ``episodes`` episodes, seeded ``seed``, ``seed + 1``, …; planning without a time budget.
 
-    The first ``filmed`` of them are given to ``film``, frame by frame. Yields each episode with the controller that
-    played it, for its statistics.
+    ``planner`` replaces the task's settings, and ``change`` alters the robot. The first ``filmed`` of the episodes
+    are given to ``film``, frame by frame. Yields each episode with the controller that played it, for its statistics.
     """
     settings = ControllerSettings(
-        planner=bundle.task.planner, mpc_budget_s=float("inf"), use_mpc=use_mpc
+        planner=planner or bundle.task.planner, mpc_budget_s=float("inf"), use_mpc=use_mpc
     )
     controller = Controller(bundle, settings)
     env = TaskEnv(bundle.task, render_mode=None if film is None else "rgb_array")
+    if change is not None:
+        change(env.simulation)
     try:
         for index in range(episodes):
             camera = film if index < filmed else None

@@ -130,6 +130,13 @@ class Simulation:
         self._limit._elapsed_steps = snapshot.elapsed_steps
         self._mujoco.np_random.bit_generator.state = snapshot.random_state
 
+    def scale(self, mass: float = 1.0, friction: float = 1.0) -> None:
+        """Make all bodies heavier and all surfaces rougher by these factors: another robot than was learned from."""
+        self.model.body_mass *= mass
+        self.model.body_inertia *= mass
+        self.model.geom_friction *= friction
+        mujoco.mj_setConst(self.model, self.data)
+
     @property
     def unstable(self) -> bool:
         """Whether MuJoCo met numbers out of bounds in this episode, upon which it puts the robot back at its start."""

@@ -15,6 +15,10 @@ STUDIES = {
         "maac_learning.studies.ablations:ablations",
         "what each component is worth (section 5.3, figures 4 and 5)",
     ),
+    "planning": Subcommand(
+        "maac_learning.studies.planning:planning",
+        "what planning adds at test time (section 5.4, table 1)",
+    ),
     "iteration-time": Subcommand(
         "maac_learning.studies.iteration_time:iteration_time",
         "seconds of 1000 environment steps (appendix A.5, table 2)",

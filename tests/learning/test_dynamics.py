@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, RewardRule, Shuffle, fit
+from maac_learning.dynamics import DynamicsEnsemble, RewardRule, Shuffle, _split, fit
 from maac_learning.export import ActionScaling
 from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
 
-CONFIG = ModelConfig(members=3, hidden=(32, 32), batch_size=128, validate_every=25)
+CPU = torch.device("cpu")
+CONFIG = ModelConfig(
+    members=3, hidden=(32, 32), batch_size=128, validate_every=25, learning_rate=2e-3
+)
 
 
 def ensemble(config=CONFIG, task="inverted_pendulum", observations=4, actions=1):
@@ -82,6 +85,15 @@ def test_members_see_different_data():
     near = inputs[:50]
     spread = [model.moments(x[:, :4], x[:, 4:])[0].std(dim=0).mean() for x in (near, far)]
     assert spread[1] > spread[0] > 0
+
+
+def test_rows_are_held_out_for_good():
+    train, validate = (_split(1000, CONFIG, torch.Generator(), CPU)[i].tolist() for i in (0, 1))
+    more, validate_more = (_split(1700, CONFIG, torch.Generator(), CPU)[i].tolist() for i in (0, 1))
+    assert sorted(train + validate) == list(range(1000))
+    assert len(validate) == 100
+    assert set(train) <= set(more)
+    assert set(validate) <= set(validate_more)
 
 
 def test_fit_repeats_exactly_with_its_seed():
