@@ -27,18 +27,18 @@ class ModelConfig(schema.Description):
     """Activation of the hidden layers."""
     layer_norm: bool = True
     """Normalise hidden layers before their activation."""
-    noise: Literal["constant", "state_dependent"] = "constant"
-    """Spread of a prediction: that of the held-out residuals, or a further output of the networks."""
+    noise: Literal["constant", "state_dependent"] = "state_dependent"
+    """Spread of a prediction: a further output of the networks, or that of the held-out residuals."""
     variance_power: float = Field(default=0.5, ge=0, le=1)
     """Power of the predicted variance that weighs the likelihood of state-dependent noise (beta of Seitzer et al.,
     2022). At 0 it is the plain likelihood, which gives up on what is hard to predict; at 1 means learn as from
     squared error."""
     reward: Literal["learned", "analytic"] = "learned"
     """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     """Step size of AdamW at the beginning of a fit; it falls to zero."""
-    weight_decay: float = Field(default=1e-4, ge=0)
-    """Weight decay of AdamW."""
+    weight_decay: float = Field(default=0.3, ge=0)
+    """Weight decay of AdamW: each step takes this share, times the step size, off the weights."""
     batch_size: int = Field(default=256, ge=1)
     """Rows a member sees in one gradient step."""
     fit_every: int = Field(default=1000, ge=1)

@@ -87,9 +87,9 @@ class DynamicsEnsemble(nn.Module):
     """E diagonal-Gaussian networks: (observation, normalised action) to change of observation, and reward.
 
     Inputs and targets are normalised by the data's statistics. With ``noise: state_dependent`` the networks also
-    give log-variances, softly bounded by trained limits, and maximise the likelihood (paper, section 4.3). With
-    ``noise: constant`` they minimise the squared error, and the variance is that of the held-out residuals: on
-    the robots of this project, whose noise is small, the mean is then learned better.
+    give log-variances, softly bounded by trained limits, and maximise the likelihood (paper, section 4.3), weighted
+    as ``variance_power`` says. With ``noise: constant`` they minimise the squared error, and the variance is that of
+    the held-out residuals.
     """
 
     residual_variance: Tensor
@@ -230,15 +230,23 @@ def fit(
     ]
     validation_inputs = inputs[validate].expand(model.members, -1, -1)
     validation_targets = model.target.normalize(targets[validate])
+    networks = model.stacked()
+    others = [p for name, p in model.named_parameters() if name not in networks]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        [
+            {"params": list(networks.values()), "weight_decay": config.weight_decay},
+            # The limits of the variance are logarithms: zero is nothing to be drawn to.
+            {"params": others, "weight_decay": 0.0},
+        ],
+        fused=True,
     )
     member_axis = torch.arange(model.members, device=inputs.device)[:, None]
     best = _Best(model)
     best.offer(_validate(model, validation_inputs, validation_targets))
     stale = step = 0
     while step < max_steps and stale < config.patience:
-        optimizer.param_groups[0]["lr"] = config.learning_rate * (1.0 - step / max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (1.0 - step / max_steps)
         picks = torch.randint(
             len(train),
             (config.validate_every, model.members, config.batch_size),

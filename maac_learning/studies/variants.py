@@ -105,9 +105,9 @@ VARIANTS = {
         ),
         # Not the paper's: what this project adds to it.
         Variant(
-            "state-dependent-noise",
-            "noise by state",
-            lambda _: {"model": {"noise": "state_dependent"}},
+            "constant-noise",
+            "constant noise",
+            lambda _: {"model": {"noise": "constant"}},
         ),
         Variant(
             "unbounded-critics",
