@@ -230,11 +230,11 @@ def fit(
     ]
     validation_inputs = inputs[validate].expand(model.members, -1, -1)
     validation_targets = model.target.normalize(targets[validate])
-    networks = model.stacked()
-    others = [p for name, p in model.named_parameters() if name not in networks]
+    networks = list(model.stacked().values())
+    others = [p for p in model.parameters() if all(p is not each for each in networks)]
     optimizer = torch.optim.AdamW(
         [
-            {"params": list(networks.values()), "weight_decay": config.weight_decay},
+            {"params": networks, "weight_decay": config.weight_decay},
             # The limits of the variance are logarithms: zero is nothing to be drawn to.
             {"params": others, "weight_decay": 0.0},
         ],
