@@ -105,9 +105,9 @@ VARIANTS = {
         ),
         # Not the paper's: what this project adds to it.
         Variant(
-            "constant-noise",
-            "constant noise",
-            lambda _: {"model": {"noise": "constant"}},
+            "plain-likelihood",
+            "plain likelihood",
+            lambda _: {"model": {"variance_power": 0.0}},
         ),
         Variant(
             "unbounded-critics",

@@ -64,7 +64,7 @@ def test_variants_of_the_default_preset_lack_what_this_project_adds():
         "5x-batch": {"agent.batch_size": 1280},
         "real-data": {"rollout.real_fraction": 1.0},
         "no-entropy": {"agent.entropy": False},
-        "constant-noise": {"model.noise": "constant"},
+        "plain-likelihood": {"model.variance_power": 0.0},
         "unbounded-critics": {"agent.bounded_values": False},
         "two-critics": {"agent.critics": 2},
         "no-layer-norm": {"agent.layer_norm": False},

@@ -12,7 +12,12 @@ from maac_ros.task import load_task
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(
-    members=3, hidden=(32, 32), batch_size=128, validate_every=25, learning_rate=2e-3
+    members=3,
+    hidden=(32, 32),
+    batch_size=128,
+    validate_every=25,
+    learning_rate=2e-3,
+    weight_decay=0.0,
 )
 
 
