@@ -217,11 +217,14 @@ def test_missed_deadlines_are_counted(rig, monkeypatch):
     slow = threading.Event()
     policy = made.controller.bundle.policy
 
-    def late(observation):
-        slow.wait(0.05)  # longer than the period of 0.04 s
-        return policy(observation=observation)
+    class Late:
+        bind = policy.bind
 
-    made.controller.bundle = dataclasses.replace(made.controller.bundle, policy=late)
+        def __call__(self, observation):
+            slow.wait(0.05)  # longer than the period of 0.04 s
+            return policy(observation=observation)
+
+    made.controller.bundle = dataclasses.replace(made.controller.bundle, policy=Late())
     made.loop.start()
     made.put(made.now_ns)
     made.until_sent(1)
