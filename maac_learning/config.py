@@ -231,7 +231,7 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def read_overrides(path: Path | None) -> dict[str, Any]:
+def read_overrides(path: Path | None, what: str = "settings") -> dict[str, Any]:
     """Settings of one's own from a YAML file, nested by field name; none without a file.
 
     Raises:
@@ -241,7 +241,7 @@ def read_overrides(path: Path | None) -> dict[str, Any]:
         return {}
     given = schema.read_yaml(path, ConfigError)
     if not isinstance(given, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {given!r:.60}")
+        raise ConfigError(f"{path}: expected a mapping of {what}, got {given!r:.60}")
     return given
 
 

@@ -102,7 +102,8 @@ class ModelRollouts:
         flat = self._slot_following.reshape(self._states.shape)
         np.take(flat, self._row_slot, axis=0, out=self._states, mode="clip")
         # The terminal step's own reward counts, and nothing after it.
-        self._collect(self._slot_reward)
+        np.take(self._slot_reward.reshape(-1), self._row_slot, out=self._gain, mode="clip")
+        self._collect()
         np.take(self._slot_alive.reshape(-1), self._row_slot, out=self._gain, mode="clip")
         self._alive *= self._gain
         self._weight *= self._discount
@@ -116,15 +117,13 @@ class ModelRollouts:
         self._value()
         reduce = np.mean if self._settings.terminal_value == "mean" else np.amin
         reduce(self._values, axis=0, out=self._gain)
-        self._gain *= self._alive
-        self._gain *= self._weight
-        self._total += self._gain
+        self._collect()
         np.mean(self._total.reshape(-1, self.candidates), axis=0, out=self.returns)
         np.copyto(self.returns, -np.inf, where=~np.isfinite(self.returns))
         return self.returns
 
-    def _collect(self, slot_reward: Array) -> None:
-        np.take(slot_reward.reshape(-1), self._row_slot, out=self._gain, mode="clip")
+    def _collect(self) -> None:
+        """Count the present gain, discounted, where the episode has not ended."""
         self._gain *= self._alive
         self._gain *= self._weight
         self._total += self._gain

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import tyro
 from numpy.typing import NDArray
 
 from maac_learning import evidence
+from maac_learning.config import read_overrides
 from maac_ros import schema
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
@@ -157,7 +159,7 @@ def compare(
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
         seeds = range(chosen.seed, chosen.seed + chosen.episodes)
         returns = [
-            list(pool.map(_play, *zip(*_jobs(name, settings, change, seeds, use_mpc), strict=True)))
+            list(pool.map(partial(_play, name, settings, change, use_mpc), seeds))
             for use_mpc in (False, True)
         ]
     return Comparison(
@@ -170,22 +172,12 @@ def compare(
     )
 
 
-def _jobs(
-    name: str,
-    settings: PlannerSettings,
-    change: tuple[str, float] | None,
-    seeds: Sequence[int],
-    use_mpc: bool,
-) -> Iterator[tuple[Any, ...]]:
-    return ((name, settings, change, seed, use_mpc) for seed in seeds)
-
-
 def _play(
     name: str,
     settings: PlannerSettings,
     change: tuple[str, float] | None,
-    seed: int,
     use_mpc: bool,
+    seed: int,
 ) -> float:
     """Return of one episode."""
     alter = None if change is None else _alter(*change)
@@ -201,13 +193,9 @@ def _alter(what: str, factor: float) -> Change:
 
 
 def _settings(name: str, path: Path | None) -> PlannerSettings:
-    planner = load_bundle(name).task.planner
-    if path is None:
-        return planner
-    given = schema.read_yaml(path, ConfigError)
-    if not isinstance(given, dict):
-        raise ConfigError(f"{path}: expected a mapping of planner settings, got {given!r:.60}")
-    return schema.parse({**planner.model_dump(), **given}, PlannerSettings, str(path), ConfigError)
+    given = read_overrides(path, "planner settings")
+    planner = load_bundle(name).task.planner.model_dump()
+    return schema.parse({**planner, **given}, PlannerSettings, str(path), ConfigError)
 
 
 _HEADING = (
