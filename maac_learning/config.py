@@ -64,7 +64,7 @@ class RolloutConfig(schema.Description):
     would have done stay blind to how the present one fails.
     """
 
-    length: int = Field(default=20, ge=1)
+    length: int = Field(default=10, ge=1)
     """Model steps a rollout is chained for, at first."""
     final_length: int | None = Field(default=None, ge=1)
     """Model steps at the end of ``growth``; by default the length does not change."""
