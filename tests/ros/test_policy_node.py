@@ -264,6 +264,8 @@ def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, co
     shutil.copytree(bundle, copy)
     node, commands = commanding(bundle=str(copy))
     manifests = bench.listen(String, "/policy_node/metadata", LATCHED)
+    # A latched topic keeps one message: who joins after the second never hears the first.
+    bench.until(lambda: len(manifests) == 1, "manifest of the first bundle")
     graph = (copy / "policy.onnx").read_bytes()
     (copy / "policy.onnx").write_bytes(graph[:-1])
     answer = bench.trigger("/policy_node/reload")
@@ -278,7 +280,7 @@ def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, co
     answer = bench.trigger("/policy_node/reload")
     assert answer.success, answer.message
     assert node._loop.controller is not before
-    bench.until(lambda: len(manifests) == 2, "manifest")
+    bench.until(lambda: len(manifests) == 2, "manifest of the second bundle")
     assert yaml.safe_load(manifests[-1].data)["task"]["name"] == "inverted_pendulum"
     seen = len(commands)
     joints.until(lambda: len(commands) > seen, "command of the new bundle")
