@@ -37,7 +37,7 @@ class ModelConfig(schema.Description):
     """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Step size of AdamW at the beginning of a fit; it falls to zero."""
-    weight_decay: float = Field(default=0.3, ge=0)
+    weight_decay: float = Field(default=1.5, ge=0)
     """Weight decay of AdamW: each step takes this share, times the step size, off the weights."""
     batch_size: int = Field(default=256, ge=1)
     """Rows a member sees in one gradient step."""
