@@ -134,7 +134,7 @@ class Agent:
         if train_actor or shared:
             steps = max(steps, config.critic_horizon) if shared else steps
             with torch.set_grad_enabled(train_actor):
-                rollout = self._rollout(model, batch.observation, steps, draws)
+                rollout = self.rollout(model, batch.observation, steps, draws)
         temperature = self.log_temperature.detach().exp() * float(config.entropy)
         if shared:
             assert rollout is not None
@@ -156,12 +156,12 @@ class Agent:
         self, model: DynamicsEnsemble, start: Tensor, length: int, generator: torch.Generator
     ) -> Transitions:
         """Transitions of chained model rollouts of ``length`` steps from ``start`` (B, O), to their terminations."""
-        return self._rollout(model, start, length, Draws(generator, start.device)).transitions()
+        return self.rollout(model, start, length, Draws(generator, start.device)).transitions()
 
-    def _rollout(
+    def rollout(
         self, model: DynamicsEnsemble, start: Tensor, horizon: int, draws: Draws
     ) -> Rollout:
-        """Unroll policy and ensemble from (B, O); each row follows one member, redrawn every step."""
+        """Unroll policy and ensemble from (B, O), B a multiple of E; a row follows one member, redrawn every step."""
         rows, observations = start.shape
         action_noise = draws.normal(horizon + 1, rows, self.policy.actions)
         state_noise = draws.normal(horizon, rows, observations)
@@ -208,7 +208,7 @@ class Agent:
             if config.steve:
                 value = self._steve_value(model, batch.next_observation, temperature, draws)
             else:
-                rollout = self._rollout(model, batch.next_observation, config.critic_horizon, draws)
+                rollout = self.rollout(model, batch.next_observation, config.critic_horizon, draws)
                 value = self._expanded_target(rollout, temperature, draws, first_entropy=True)
             target = batch.reward + config.discount * (1.0 - batch.terminated) * value
             noise = draws.normal(*batch.action.shape)

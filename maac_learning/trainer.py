@@ -116,6 +116,16 @@ class Trainer:
         return self._env_steps
 
     @property
+    def agent(self) -> Agent:
+        """What learns; it goes on changing."""
+        return self._agent
+
+    @property
+    def model(self) -> DynamicsEnsemble:
+        """The learned world; every fit changes it."""
+        return self._model
+
+    @property
     def rows(self) -> list[Row]:
         """All evaluations so far."""
         return self._log.rows
@@ -260,7 +270,7 @@ class Trainer:
             action = self._agent.policy.sample(observation[None], noise)[0].cpu()
         # MuJoCo would silently take zero for what is not finite.
         self._watch.require_finite_tensors(self._env_steps, {"the policy's action": action})
-        following, reward, terminated, truncated, _ = self._env.step(self._command(action)[0])
+        following, reward, terminated, truncated, _ = self._env.step(self.command(action)[0])
         health.require_finite_transition(self._env_steps, self._env.builder, following, reward)
         transition = Transitions(
             observation[None],
@@ -279,7 +289,7 @@ class Trainer:
             following, _ = self._env.reset()
         self._observation: Vector = following
 
-    def _command(self, action: Tensor) -> Vector:
+    def command(self, action: Tensor) -> Vector:
         """Normalised actions (B, A) to commands within the limits."""
         command = self._scaling.to_command(action.cpu()).numpy().astype(np.float64)
         return np.clip(command, *self._limits)
@@ -358,7 +368,7 @@ class Trainer:
 
         def commands(observations: Vector) -> Vector:
             batch = torch.as_tensor(observations, dtype=torch.float32)
-            return self._command(self._agent.averaged_policy.act(batch.to(self.device)))
+            return self.command(self._agent.averaged_policy.act(batch.to(self.device)))
 
         return evaluation_returns(self._evaluators, self._env.builder, commands)
 

@@ -35,7 +35,29 @@ def test_observation_reward_and_ends_equal_gymnasium_over_a_random_rollout(name)
             expected, _ = theirs.reset()
 
 
-@pytest.mark.parametrize("name", TASKS)
+def test_unclipped_walker_differs_from_gymnasiums_in_the_clipping_alone():
+    task = load_task("walker2d_unclipped")
+    ours, theirs = TaskEnv(task), TaskEnv(load_task("walker2d"))
+    velocities = np.array([e.name.endswith("/velocity") for e in ours.builder.entries])
+    random = np.random.default_rng(1)
+    observation, _ = ours.reset(seed=5)
+    expected, _ = theirs.reset(seed=5)
+    fastest = 0.0
+    for _ in range(200):
+        fastest = max(fastest, np.abs(observation[velocities]).max())
+        clipped = np.where(velocities, observation.clip(-10, 10), observation)
+        np.testing.assert_array_equal(clipped, expected)
+        action = random.uniform(ours.action_space.low, ours.action_space.high)
+        observation, *outcome, _ = ours.step(action)
+        expected, *expected_outcome, _ = theirs.step(action)
+        assert outcome == expected_outcome
+        if outcome[1]:
+            observation, _ = ours.reset()
+            expected, _ = theirs.reset()
+    assert fastest > 10.0
+
+
+@pytest.mark.parametrize("name", [*TASKS, "walker2d_unclipped"])
 def test_declared_termination_is_the_environments(name):
     task = load_task(name)
     env = TaskEnv(task)

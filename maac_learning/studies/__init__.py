@@ -19,6 +19,10 @@ STUDIES = {
         "maac_learning.studies.planning:planning",
         "what planning adds at test time (section 5.4, table 1)",
     ),
+    "foresight": Subcommand(
+        "maac_learning.studies.foresight:foresight",
+        "what the model promises the policy, beside what the robot then does",
+    ),
     "iteration-time": Subcommand(
         "maac_learning.studies.iteration_time:iteration_time",
         "seconds of 1000 environment steps (appendix A.5, table 2)",
