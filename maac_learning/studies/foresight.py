@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from torch import Tensor
 
 from maac_learning import evidence
 from maac_learning.draws import Draws
+from maac_learning.objectives import Rollout, expanded_return
 from maac_learning.trainer import Trainer, load_run
 from maac_ros.errors import ConfigError
 from maac_ros.simulation import TaskEnv
@@ -27,7 +29,8 @@ _ROLLOUTS = 4
 class ForesightArguments:
     """Play the exploring policy of each run on the robot, and in the model from the states it comes through.
 
-    A policy that is better in the model than on the robot has learned from the model's errors.
+    A policy that is better in the model than on the robot has learned from the model's errors; critics whose values
+    change when they look further ahead in the model are behind it.
     """
 
     runs: tuple[Path, ...]
@@ -55,7 +58,11 @@ class Played:
 
 @dataclass(frozen=True)
 class Foresight:
-    """Means over states: reward summed over ``horizon`` steps, and the share that terminated within them."""
+    """Means over states: reward summed over ``horizon`` steps, and the share that terminated within them.
+
+    ``value`` is what the critics expect from there, soft and discounted, and ``expanded_value`` the same with the first
+    ``horizon`` steps taken in the model: critics that agree with their model keep it what it was.
+    """
 
     horizon: int
     states: int
@@ -63,6 +70,8 @@ class Foresight:
     imagined_return: float
     real_ended: float
     imagined_ended: float
+    value: float
+    expanded_value: float
 
 
 def foresight(arguments: Sequence[str]) -> int:
@@ -154,14 +163,27 @@ def _compare(
     rollouts = [
         trainer.agent.rollout(trainer.model, start, horizon, draws) for _ in range(_ROLLOUTS)
     ]
-    imagined = [float((r.reward * r.alive[:-1]).sum(dim=0).mean()) for r in rollouts]
+
+    def mean(of: Callable[[Rollout], Tensor]) -> float:
+        return float(torch.stack([of(rollout).mean() for rollout in rollouts]).mean())
+
+    agent, settings = trainer.agent, trainer.config.agent
+    temperature = agent.log_temperature.exp() * float(settings.entropy)
+
+    def value(rollout: Rollout, t: int) -> Tensor:
+        return agent.critics(rollout.observation[t], rollout.action[t]).mean(dim=0)
+
     return Foresight(
         horizon,
         count,
-        float(np.mean(gains[:count])),
-        float(np.mean(imagined)),
-        float(np.mean(ended[:count])),
-        float(np.mean([1.0 - float(r.alive[-1].mean()) for r in rollouts])),
+        real_return=float(np.mean(gains[:count])),
+        imagined_return=mean(lambda r: (r.reward * r.alive[:-1]).sum(dim=0)),
+        real_ended=float(np.mean(ended[:count])),
+        imagined_ended=mean(lambda r: 1.0 - r.alive[-1]),
+        value=mean(lambda r: value(r, 0)),
+        expanded_value=mean(
+            lambda r: expanded_return(r, value(r, horizon), settings.discount, temperature, False)
+        ),
     )
 
 
@@ -171,4 +193,4 @@ _HEADING = f"{'run':<28}{'horizon':>8}{'states':>8}{'real':>10}{'imagined':>10}{
 def _line(run: str, found: Foresight) -> str:
     text = f"{run[-27:]:<28}{found.horizon:>8}{found.states:>8}{found.real_return:>10.2f}"
     text += f"{found.imagined_return:>10.2f}{found.real_ended:>8.3f}{found.imagined_ended:>10.3f}"
-    return text
+    return f"{text}{found.value:>9.1f}{found.expanded_value:>10.1f}"

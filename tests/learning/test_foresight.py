@@ -56,6 +56,8 @@ def test_a_model_that_promises_more_is_found_out(run, monkeypatch):
     assert promised.imagined_ended == 0.0
     assert promised.imagined_return > honest.imagined_return + 4.0
     assert promised.real_return == honest.real_return
+    assert promised.value == pytest.approx(honest.value, rel=0.05)  # other random actions
+    assert promised.expanded_value > honest.expanded_value + 4.0
 
 
 def test_episodes_too_short_for_a_horizon_leave_it_out(run):
