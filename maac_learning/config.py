@@ -35,6 +35,9 @@ class ModelConfig(schema.Description):
     squared error."""
     reward: Literal["learned", "analytic"] = "learned"
     """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
+    bootstrap: bool = False
+    """Let each member learn from its own resampling of the data, as in the paper, and not from all of it: a member
+    then never sees a third of the data, which costs more than the members' greater difference gives."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Step size of AdamW at the beginning of a fit; it falls to zero."""
     weight_decay: float = Field(default=1.5, ge=0)

@@ -1,4 +1,4 @@
-"""The learned world: a bootstrap ensemble of Gaussian networks (paper, section 4.3), and its maximum-likelihood fit."""
+"""The learned world: an ensemble of Gaussian networks (paper, section 4.3), and its maximum-likelihood fit."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def fit(
     max_steps: int,
     generator: torch.Generator,
 ) -> FitReport:
-    """Fit ``targets`` on bootstrap samples, with early stopping for each member.
+    """Fit ``targets`` with batches of its own and early stopping for each member.
 
     A member keeps the weights of its best validation error; the fit stops when no member has improved for
     ``config.patience`` validations, or after ``max_steps``. The step size falls to zero over ``max_steps``: at a
@@ -219,15 +219,15 @@ def fit(
         targets: (N, O + 1) change of observation, and reward.
         config: batch size, rates and so on.
         max_steps: gradient steps at most.
-        generator: CPU random stream for the split, the bootstrap and the batches.
+        generator: CPU random stream for the split, the resampling and the batches.
     """
     train, validate = _split(len(inputs), config, generator, inputs.device)
     model.input.fit(inputs)
     model.target.fit(targets)
-    # Each member trains on its own resampling of the training rows.
-    bootstrap = train[
-        torch.randint(len(train), (model.members, len(train)), generator=generator).to(train.device)
-    ]
+    rows_of = train.expand(model.members, -1)
+    if config.bootstrap:
+        resampled = torch.randint(len(train), rows_of.shape, generator=generator)
+        rows_of = train[resampled.to(train.device)]
     validation_inputs = inputs[validate].expand(model.members, -1, -1)
     validation_targets = model.target.normalize(targets[validate])
     networks = list(model.stacked().values())
@@ -253,7 +253,7 @@ def fit(
             generator=generator,
         ).to(train.device)
         for pick in picks:
-            rows = bootstrap[member_axis, pick]
+            rows = rows_of[member_axis, pick]
             wanted = model.target.normalize(targets[rows])
             loss = _training_loss(model, inputs[rows], wanted, config.variance_power)
             optimizer.zero_grad(set_to_none=True)

@@ -187,7 +187,10 @@ def _compare(
     )
 
 
-_HEADING = f"{'run':<28}{'horizon':>8}{'states':>8}{'real':>10}{'imagined':>10}{'ended':>8}{'imagined':>10}"
+_HEADING = (
+    f"{'run':<28}{'horizon':>8}{'states':>8}{'real':>10}{'imagined':>10}{'ended':>8}{'imagined':>10}"
+    f"{'value':>9}{'expanded':>10}"
+)
 
 
 def _line(run: str, found: Foresight) -> str:

@@ -81,15 +81,28 @@ def test_fit_stops_early_and_never_ends_worse_than_its_best():
     assert worst.validation_mse <= report.validation_mse * 1.01
 
 
-def test_members_see_different_data():
+def disagreement(bootstrap):
+    """Of the members of a model of few and noisy rows, among the data and far from them."""
     generator = torch.Generator().manual_seed(3)
     inputs, targets = linear_data(200, 0.5, generator)
-    model = ensemble()
-    fit(model, inputs, targets, CONFIG, 300, generator)
+    settings = CONFIG.model_copy(update={"bootstrap": bootstrap})
+    torch.manual_seed(0)
+    model = ensemble(settings)
+    fit(model, inputs, targets, settings, 300, generator)
     far = 5.0 * torch.randn(50, 5, generator=generator)
-    near = inputs[:50]
-    spread = [model.moments(x[:, :4], x[:, 4:])[0].std(dim=0).mean() for x in (near, far)]
-    assert spread[1] > spread[0] > 0
+    return [
+        model.moments(x[:, :4], x[:, 4:])[0].std(dim=0).mean().item() for x in (inputs[:50], far)
+    ]
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_members_disagree_most_where_there_are_no_data(bootstrap):
+    among, far = disagreement(bootstrap)
+    assert far > among > 0
+
+
+def test_members_that_see_different_data_disagree_more_among_them():
+    assert disagreement(bootstrap=True)[0] > 1.2 * disagreement(bootstrap=False)[0]
 
 
 def test_rows_are_held_out_for_good():
