@@ -117,13 +117,14 @@ def test_targets_stay_within_the_bounds_of_the_reward(parts):
         agent.update(model, batch, torch.Generator().manual_seed(3))
     with torch.no_grad():
         for bias in (agent.critics._mlp.biases[-1], agent.targets._mlp.biases[-1]):
-            bias.fill_(1e6)
+            bias.fill_(1e3)  # a float of 1e6 is too coarse for the optimiser's steps
     generator = torch.Generator().manual_seed(4)
     for _ in range(50):
         report = agent.update(model, batch, generator)
     assert torch.isfinite(report.critic_loss)
+    assert abs(report.value - agent.critics.center) < 2.0 * agent.critics.scale
     predicted = agent.critics.scaled(batch.observation, torch.zeros(30, 1))
-    assert predicted.abs().max() < 1e6
+    assert predicted.abs().max() < 1e3
 
 
 def test_the_bounds_of_values_include_what_follows_a_fall(parts):
