@@ -83,13 +83,14 @@ def foresight(arguments: Sequence[str]) -> int:
     if not chosen.horizons or min(chosen.horizons) < 1:
         raise ConfigError(f"--horizons: got {chosen.horizons}; expected numbers of at least 1")
     print(_HEADING, flush=True)
-    rows = []
+    rows, models = [], {}
     for run in chosen.runs:
         trainer = load_run(run)
         if not trainer.rows or math.isnan(trainer.rows[-1].model_mse):
             raise ConfigError(
                 f"'{run}': no model has been fitted in this run; expected one that uses it"
             )
+        models[run.name] = trainer.config.model.model_dump()
         for found in look_ahead(trainer, chosen):
             print(_line(run.name, found), flush=True)
             rows.append(
@@ -107,7 +108,7 @@ def foresight(arguments: Sequence[str]) -> int:
             "What the model promises and what the robot does",
             shlex.join(["maac", "study", "foresight", *arguments]),
             rows,
-            model={run.name: load_run(run).config.model.model_dump() for run in chosen.runs},
+            model=models,
         )
     return 0
 
