@@ -38,6 +38,8 @@ class ModelConfig(schema.Description):
     bootstrap: bool = False
     """Let each member learn from its own resampling of the data, as in the paper, and not from all of it: a member
     then never sees a third of the data, which costs more than the members' greater difference gives."""
+    mirror: bool = True
+    """Learn from the mirror image of the data too, where the task's robot has one (``robot.mirror``)."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Step size of AdamW at the beginning of a fit; it falls to zero."""
     weight_decay: float = Field(default=1.5, ge=0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maac_learning.config import ModelConfig
+from maac_learning.mirror import MirrorImage
 from maac_learning.networks import EnsembleMLP, Normalizer
 from maac_ros.task import Task
 
@@ -102,6 +103,7 @@ class DynamicsEnsemble(nn.Module):
         self.target = Normalizer(observations + 1)
         self.termination = TerminationRule(task)
         self.reward = RewardRule(task) if config.reward == "analytic" else None
+        self.mirror = MirrorImage(task) if config.mirror and task.robot.mirror else None
         self.state_dependent = config.noise == "state_dependent"
         outputs = observations + 1
         self._mlp = EnsembleMLP(
@@ -222,8 +224,12 @@ def fit(
         generator: CPU random stream for the split, the resampling and the batches.
     """
     train, validate = _split(len(inputs), config, generator, inputs.device)
-    model.input.fit(inputs)
-    model.target.fit(targets)
+    seen_inputs, seen_targets = inputs, targets
+    if model.mirror is not None:
+        images = model.mirror(inputs, targets)
+        seen_inputs, seen_targets = torch.cat((inputs, images[0])), torch.cat((targets, images[1]))
+    model.input.fit(seen_inputs)
+    model.target.fit(seen_targets)
     rows_of = train.expand(model.members, -1)
     if config.bootstrap:
         resampled = torch.randint(len(train), rows_of.shape, generator=generator)
@@ -254,8 +260,9 @@ def fit(
         ).to(train.device)
         for pick in picks:
             rows = rows_of[member_axis, pick]
-            wanted = model.target.normalize(targets[rows])
-            loss = _training_loss(model, inputs[rows], wanted, config.variance_power)
+            given, wanted = _half_mirrored(model, inputs[rows], targets[rows])
+            wanted = model.target.normalize(wanted)
+            loss = _training_loss(model, given, wanted, config.variance_power)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -269,6 +276,20 @@ def fit(
             residual = ((mean - validation_targets) ** 2).mean(dim=1, keepdim=True)
             model.residual_variance.copy_(residual.clamp(min=_LEAST_VARIANCE))
     return FitReport(step, float(best.mse.mean()))
+
+
+def _half_mirrored(
+    model: DynamicsEnsemble, inputs: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A batch (E, B, ...) of random rows with half of them as they are in the mirror, where there is one."""
+    if model.mirror is None:
+        return inputs, targets
+    half = inputs.shape[1] // 2
+    images = model.mirror(inputs[:, half:], targets[:, half:])
+    return (
+        torch.cat((inputs[:, :half], images[0]), dim=1),
+        torch.cat((targets[:, :half], images[1]), dim=1),
+    )
 
 
 def _split(

@@ -22,6 +22,7 @@ from maac_learning.dynamics import DynamicsEnsemble, fit
 from maac_learning.evaluation import evaluation_returns
 from maac_learning.export import ActionScaling, export_bundle
 from maac_learning.files import write_text
+from maac_learning.mirror import check_mirror
 from maac_learning.phases import PhaseClock, timed
 from maac_learning.progress import Pace, Progress, updates_left
 from maac_learning.replay import TransitionBuffer, Transitions, joined
@@ -73,6 +74,8 @@ class Trainer:
         if not resume:
             preflight.prepare_run_dir(run_dir, CONFIG_FILE)
             preflight.check_sizes(config, run_dir, observations, actions, self.device)
+            if config.model.mirror and config.uses_model:
+                check_mirror(self.task)
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._agent = Agent(observations, actions, config.agent, self.device)

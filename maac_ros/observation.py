@@ -55,6 +55,13 @@ class RobotState:
             )
         )
 
+    @classmethod
+    def from_flat(cls, numbers: Vector) -> RobotState:
+        """The state whose :meth:`flat` is ``numbers``."""
+        joints = (len(numbers) - 13) // 2
+        sizes = (joints, joints, 3, 4, 3, 3)
+        return cls(*np.split(numbers.copy(), np.cumsum(sizes)[:-1]))
+
 
 class ObservationBuilder:
     """Builds a task's observation vector: one gather and one clip over the flat robot state."""
@@ -62,7 +69,7 @@ class ObservationBuilder:
     def __init__(self, task: Task) -> None:
         self.joint_names = tuple(task.robot.joints)
         self.entries: tuple[ObservationEntry, ...] = task.observation_entries()
-        position_of = {name: i for i, name in enumerate(_flat_names(self.joint_names))}
+        position_of = {name: i for i, name in enumerate(flat_names(self.joint_names))}
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
         self._low = np.array([entry.low for entry in self.entries])
         self._high = np.array([entry.high for entry in self.entries])
@@ -82,7 +89,7 @@ class ObservationBuilder:
             )
 
 
-def _flat_names(joints: tuple[str, ...]) -> list[str]:
+def flat_names(joints: tuple[str, ...]) -> list[str]:
     """Entry names in the order of :meth:`RobotState.flat`."""
     return [
         *(f"{joint}/position" for joint in joints),

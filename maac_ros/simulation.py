@@ -110,6 +110,19 @@ class Simulation:
             state.base_angular_velocity = self.data.qvel[velocity + 3 : velocity + 6].copy()
         return state
 
+    def place(self, state: RobotState) -> None:
+        """Put the robot into ``state``; what the task does not name stays as it is. NaN is not allowed."""
+        self.data.qpos[self._qpos] = state.joint_position
+        self.data.qvel[self._qvel] = state.joint_velocity
+        if self._base is not None:
+            position, velocity = self._base
+            self.data.qpos[position : position + 3] = state.base_position
+            self.data.qpos[position + 3 : position + 7] = state.base_orientation
+            self.data.qvel[velocity : velocity + 3] = state.base_linear_velocity
+            self.data.qvel[velocity + 3 : velocity + 6] = state.base_angular_velocity
+        self.data.qacc_warmstart[:] = 0.0
+        mujoco.mj_forward(self.model, self.data)
+
     def snapshot(self) -> Snapshot:
         """Everything that decides how this simulation goes on."""
         physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))

@@ -53,11 +53,65 @@ class FloatingBase(schema.Description):
     """``child_frame_id`` of the odometry."""
 
 
+class Mirror(schema.Description):
+    """How to exchange left and right on a robot whose mirror image, at its x-z plane, is the same robot.
+
+    What it did then tells as much about the mirror image: learning has twice the data. Components of the base follow
+    by themselves: y, roll and yaw change sign.
+    """
+
+    swap: tuple[tuple[str, str], ...] = ()
+    """Pairs of joints that trade places, such as the left and the right knee."""
+    flip: tuple[str, ...] = ()
+    """Joints that turn or slide the other way in the mirror, such as those about a vertical axis."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Mirror:
+        for field, joints in (
+            ("swap", [j for pair in self.swap for j in pair]),
+            ("flip", self.flip),
+        ):
+            twice = [joint for joint, count in Counter(joints).items() if count > 1]
+            if twice:
+                raise ValueError(f"{field}: listed more than once: {', '.join(twice)}")
+        for pair in self.swap:
+            turned = [joint for joint in pair if joint in self.flip]
+            if len(turned) == 1:
+                raise ValueError(
+                    f"flip: '{turned[0]}' is listed and its partner is not; of {' and '.join(pair)} expected both or "
+                    "neither"
+                )
+        return self
+
+    def image(self, entry: str) -> tuple[str, float]:
+        """The entry (``<joint>/<quantity>`` or ``base/<component>``) whose value, times this sign, is ``entry``'s in
+        the mirror."""
+        owner, quantity = entry.split("/")
+        if owner == "base":
+            return entry, -1.0 if quantity in _TURNED_BASE_COMPONENTS else 1.0
+        partner = {a: b for pair in self.swap for a, b in (pair, pair[::-1])}.get(owner, owner)
+        return f"{partner}/{quantity}", -1.0 if owner in self.flip else 1.0
+
+
+_TURNED_BASE_COMPONENTS = frozenset(
+    (
+        "position_y",
+        "orientation_x",
+        "orientation_z",
+        "linear_velocity_y",
+        "angular_velocity_x",
+        "angular_velocity_z",
+    )
+)
+
+
 class Robot(schema.Description):
     """The joints a task reads or drives."""
 
     joints: dict[str, Joint] = Field(min_length=1)
     base: FloatingBase | None = None
+    mirror: Mirror | None = None
+    """Where the robot is its own mirror image."""
 
 
 class Simulation(schema.Description):
@@ -302,7 +356,48 @@ class Task(schema.Description):
                 raise ValueError(
                     f"{place}.entry: unknown observation entry '{entry}'; expected one of: {', '.join(entries)}"
                 )
+        if self.robot.mirror is not None:
+            self._check_mirror(self.robot.mirror)
         return self
+
+    def _check_mirror(self, mirror: Mirror) -> None:
+        """What is observed, driven and rewarded must be found in the mirror too."""
+        for field, joints in (
+            ("swap", [j for pair in mirror.swap for j in pair]),
+            ("flip", mirror.flip),
+        ):
+            for joint in joints:
+                if joint not in self.robot.joints:
+                    raise ValueError(
+                        f"robot.mirror.{field}: unknown joint '{joint}'; "
+                        f"expected one of: {', '.join(self.robot.joints)}"
+                    )
+        observed = {entry.name: entry for entry in self.observation_entries()}
+        driven = {entry.name: entry for entry in self.action_entries()}
+        for section, names in (("observation", list(observed)), ("action", list(driven))):
+            for name in names:
+                image, _ = mirror.image(name)
+                if image not in names:
+                    raise ValueError(
+                        f"robot.mirror: the mirror image of '{name}' is '{image}', which is no part of the {section}"
+                    )
+        spans = [(name, e.low, e.high) for name, e in observed.items()]
+        spans += [(name, e.low, e.high) for name, e in driven.items()]
+        for name, low, high in spans:
+            image, sign = mirror.image(name)
+            other = observed.get(image) or driven[image]
+            if (low, high) != ((other.low, other.high) if sign > 0 else (-other.high, -other.low)):
+                raise ValueError(
+                    f"robot.mirror: '{name}' has the limits [{low:g}, {high:g}], which those of its mirror image "
+                    f"'{image}', [{other.low:g}, {other.high:g}], do not match"
+                )
+        for name, action in driven.items():
+            image, _ = mirror.image(name)
+            if action.gear != driven[image].gear:
+                raise ValueError(
+                    f"robot.mirror: '{name}' has a gear of {action.gear:g}, its mirror image '{image}' one of "
+                    f"{driven[image].gear:g}"
+                )
 
     def _action_names(self) -> list[str]:
         return [entry.name for entry in self.action_entries()]

@@ -164,6 +164,36 @@ def _broken(tmp_path: Path, change, base: str = "inverted_pendulum") -> Path:
             "unknown observation entry 'hinge/angle'; expected one of: slider/position",
         ),
         (lambda d: d.update(schema_version=2), "schema_version: got 2"),
+        (
+            lambda d: d["robot"].update(mirror={"flip": ["slidr"]}),
+            r"robot\.mirror\.flip: unknown joint 'slidr'; expected one of: slider, hinge",
+        ),
+        (
+            lambda d: d["robot"].update(mirror={"flip": ["slider", "slider"]}),
+            "flip: listed more than once: slider",
+        ),
+        (
+            lambda d: d["robot"].update(mirror={"swap": [["slider", "hinge"]]}),
+            "the mirror image of 'slider/effort' is 'hinge/effort', which is no part of the action",
+        ),
+        (
+            lambda d: d["robot"].update(mirror={"swap": [["slider", "hinge"]], "flip": ["hinge"]}),
+            "flip: 'hinge' is listed and its partner is not; of slider and hinge expected both or neither",
+        ),
+        (
+            lambda d: (
+                d["robot"].update(mirror={"flip": ["slider", "hinge"]}),
+                d["action"][0].update(limits=[-3, 2]),
+            ),
+            r"'slider/effort' has the limits \[-3, 2\].* 'slider/effort', \[-3, 2\], do not match",
+        ),
+        (
+            lambda d: (
+                d["robot"].update(mirror={"swap": [["slider", "hinge"]]}),
+                d["action"][0].update(joints=["slider", "hinge"], gear=[100, 50]),
+            ),
+            "'slider/effort' has a gear of 100, its mirror image 'hinge/effort' one of 50",
+        ),
     ],
 )
 def test_malformed_task_names_file_key_value_and_expectation(tmp_path, change, message):
