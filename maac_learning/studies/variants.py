@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from maac_learning.config import TrainConfig
+from maac_ros.task import load_task
 
 Effect = Literal["severe drop", "drop", "no clear difference", "gain"]
 """What became of the learning curve; see :func:`maac_learning.studies.ablation_results.effect_of`."""
@@ -56,6 +57,12 @@ class Variant:
 def _no_steve(full: TrainConfig) -> dict[str, Any]:
     """The Bellman error of section 4.3 without an expansion; nothing where STEVE is off anyway."""
     return {"agent": {"steve": False, "critic_horizon": 0}} if full.agent.steve else {}
+
+
+def _no_mirror(full: TrainConfig) -> dict[str, Any]:
+    """Nothing where the robot has no mirror image."""
+    has_one = load_task(full.task).robot.mirror is not None
+    return {"model": {"mirror": False}} if has_one else {}
 
 
 def _larger_batch(full: TrainConfig) -> dict[str, Any]:
@@ -116,6 +123,7 @@ VARIANTS = {
         ),
         Variant("two-critics", "two critics", lambda _: {"agent": {"critics": 2}}),
         Variant("no-layer-norm", "no layer norm", lambda _: {"agent": {"layer_norm": False}}),
+        Variant("no-mirror", "no mirror image", _no_mirror),
         Variant(
             "no-warm-up",
             "no critic warm-up",

@@ -70,6 +70,7 @@ def test_variants_of_the_default_preset_lack_what_this_project_adds():
         "no-layer-norm": {"agent.layer_norm": False},
         "no-warm-up": {"agent.critic_warmup": 0},
     }
+    assert changes("default", "ant")["no-mirror"] == {"model.mirror": False}
 
 
 def test_variant_that_the_preset_is_already_is_left_out_with_a_word_or_refused_when_asked_for():
