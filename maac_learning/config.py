@@ -41,7 +41,9 @@ class ModelConfig(schema.Description):
     mirror: bool = True
     """Learn from the mirror image of the data too, where the task's robot has one (``robot.mirror``)."""
     learning_rate: float = Field(default=3e-3, gt=0)
-    """Step size of AdamW at the beginning of a fit; it falls to zero."""
+    """Step size of AdamW at the beginning of the first fit; it falls to zero."""
+    refit_learning_rate: float = Field(default=1e-3, gt=0)
+    """The same for later fits. They go on from the fit before, which large steps undo."""
     weight_decay: float = Field(default=1.5, ge=0)
     """Weight decay of AdamW: each step takes this share, times the step size, off the weights."""
     batch_size: int = Field(default=256, ge=1)

@@ -205,6 +205,7 @@ def fit(
     config: ModelConfig,
     max_steps: int,
     generator: torch.Generator,
+    learning_rate: float | None = None,
 ) -> FitReport:
     """Fit ``targets`` with batches of its own and early stopping for each member.
 
@@ -222,7 +223,9 @@ def fit(
         config: batch size, rates and so on.
         max_steps: gradient steps at most.
         generator: CPU random stream for the split, the resampling and the batches.
+        learning_rate: step size at the beginning; by default ``config.learning_rate``.
     """
+    rate = config.learning_rate if learning_rate is None else learning_rate
     train, validate = _split(len(inputs), config, generator, inputs.device)
     seen_inputs, seen_targets = inputs, targets
     if model.mirror is not None:
@@ -252,7 +255,7 @@ def fit(
     stale = step = 0
     while step < max_steps and stale < config.patience:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1.0 - step / max_steps)
+            group["lr"] = rate * (1.0 - step / max_steps)
         picks = torch.randint(
             len(train),
             (config.validate_every, model.members, config.batch_size),

@@ -137,14 +137,20 @@ class Watch:
             f"{low:.3g} and {high:.3g}. {self._smaller_steps()}"
         )
 
+    def _smaller_fit_steps(self) -> str:
+        model = self._config.model
+        return (
+            f"Try a smaller model.learning_rate (now {model.learning_rate:g}) or, for later fits, "
+            f"model.refit_learning_rate (now {model.refit_learning_rate:g})"
+        )
+
     def _model(self, vitals: Vitals) -> str:
         if not vitals.model_error > 1.0:
             return ""
         return (
             f"the model predicts no better than the data's average would: its error on held-out transitions is "
-            f"{vitals.model_error:.3g}, that of the average 1. Try a smaller model.learning_rate (now "
-            f"{self._config.model.learning_rate:g}), or more data before the first fit (random_steps, now "
-            f"{self._config.random_steps})."
+            f"{vitals.model_error:.3g}, that of the average 1. {self._smaller_fit_steps()}, or more data before the "
+            f"first fit (random_steps, now {self._config.random_steps})."
         )
 
     def _temperature(self, vitals: Vitals) -> str:
@@ -203,7 +209,7 @@ class Watch:
             raise TrainingError(
                 f"the model fit diverged at env step {env_steps}: "
                 + (f"not finite: {_listed(bad)}" if bad else f"its error is {error}")
-                + f". Try a smaller model.learning_rate (now {self._config.model.learning_rate:g})."
+                + f". {self._smaller_fit_steps()}."
             )
 
     def require_finite_tensors(self, env_steps: int, tensors: Mapping[str, Tensor]) -> None:

@@ -301,9 +301,13 @@ class Trainer:
     def _fit_model(self) -> None:
         self._enter("fitting model")
         settings = self.config.model
-        steps = settings.fit_steps if self._fits else settings.first_fit_steps
+        steps, rate = (
+            (settings.fit_steps, settings.refit_learning_rate)
+            if self._fits
+            else (settings.first_fit_steps, settings.learning_rate)
+        )
         data = self._replay.all().model_data()
-        report = fit(self._model, *data, settings, steps, self._generator)
+        report = fit(self._model, *data, settings, steps, self._generator, rate)
         self._fits += 1
         self._model_mse = report.validation_mse
         weights = dict(self._model.named_parameters())
