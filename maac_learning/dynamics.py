@@ -281,6 +281,23 @@ def fit(
     return FitReport(step, float(best.mse.mean()))
 
 
+def fit_in_turn(
+    model: DynamicsEnsemble,
+    inputs: Tensor,
+    targets: Tensor,
+    config: ModelConfig,
+    fits: int,
+    generator: torch.Generator,
+) -> FitReport:
+    """:func:`fit` as training does it after ``fits`` others: the first takes more, and larger, steps."""
+    steps, rate = (
+        (config.fit_steps, config.refit_learning_rate)
+        if fits
+        else (config.first_fit_steps, config.learning_rate)
+    )
+    return fit(model, inputs, targets, config, steps, generator, rate)
+
+
 def _half_mirrored(
     model: DynamicsEnsemble, inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from maac_learning import checkpoint, health, preflight
 from maac_learning.agent import Agent, UpdateReport
 from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
-from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_learning.dynamics import DynamicsEnsemble, fit_in_turn
 from maac_learning.evaluation import evaluation_returns
 from maac_learning.export import ActionScaling, export_bundle
 from maac_learning.files import write_text
@@ -127,6 +127,11 @@ class Trainer:
     def model(self) -> DynamicsEnsemble:
         """The learned world; every fit changes it."""
         return self._model
+
+    @property
+    def transitions(self) -> Transitions:
+        """All real transitions so far, in the order in which they came."""
+        return self._replay.all()
 
     @property
     def rows(self) -> list[Row]:
@@ -301,13 +306,8 @@ class Trainer:
     def _fit_model(self) -> None:
         self._enter("fitting model")
         settings = self.config.model
-        steps, rate = (
-            (settings.fit_steps, settings.refit_learning_rate)
-            if self._fits
-            else (settings.first_fit_steps, settings.learning_rate)
-        )
         data = self._replay.all().model_data()
-        report = fit(self._model, *data, settings, steps, self._generator, rate)
+        report = fit_in_turn(self._model, *data, settings, self._fits, self._generator)
         self._fits += 1
         self._model_mse = report.validation_mse
         weights = dict(self._model.named_parameters())

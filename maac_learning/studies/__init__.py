@@ -19,6 +19,10 @@ STUDIES = {
         "maac_learning.studies.planning:planning",
         "what planning adds at test time (section 5.4, table 1)",
     ),
+    "model-fit": Subcommand(
+        "maac_learning.studies.model_fit:model_fit",
+        "how well the model knows what comes next, by how it is fitted",
+    ),
     "foresight": Subcommand(
         "maac_learning.studies.foresight:foresight",
         "what the model promises the policy, beside what the robot then does",
