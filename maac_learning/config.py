@@ -131,9 +131,8 @@ class AgentConfig(schema.Description):
     """Adam's step size for policy, critics and temperature."""
     discount: float = Field(default=0.995, gt=0, lt=1)
     """Gamma, a control step."""
-    target_rate: float = Field(default=0.02, gt=0, le=1)
-    """Share of the critics that moves into the target critics at each update. What the critics learn of a fall travels
-    back ``critic_horizon`` steps while the targets follow once: with one update an environment step 0.005 is too slow."""
+    target_rate: float = Field(default=0.005, gt=0, le=1)
+    """Share of the critics that moves into the target critics at each update."""
     policy_average_rate: float = Field(default=0.005, gt=0, le=1)
     """Share of the policy that moves, at each update, into the averaged policy, which is what is evaluated and
     exported; at 1 that is the policy itself."""
