@@ -230,7 +230,19 @@ def _export_graph(
     arrays |= {
         name: np.asarray(value) for name, value in zip(signature.outputs, outputs, strict=True)
     }
-    return program.model_proto.SerializeToString(), arrays
+    graph = program.model_proto
+    _remove_traces(graph)
+    return graph.SerializeToString(), arrays
+
+
+def _remove_traces(model: Any) -> None:
+    """Remove what the exporter notes of each node's origin: source lines, with the folders of this machine."""
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    nodes = (*graph.node, *(node for function in model.functions for node in function.node))
+    for part in (model, graph, *model.functions, *nodes, *values):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _shaped(rows: Tensor, shape: tuple[int | None, ...]) -> Tensor:

@@ -113,6 +113,12 @@ def test_actions_are_in_command_units_and_within_limits(tmp_path):
     assert (std >= 0).all()
 
 
+def test_graphs_tell_nothing_of_the_machine_they_were_made_on(exported):
+    graphs = list(exported[0].path.glob("*.onnx"))
+    assert len(graphs) == 4
+    assert not [path.name for path in graphs if b".py" in path.read_bytes()]
+
+
 def test_manifest_describes_every_entry_and_its_origin(exported):
     manifest = exported[0].manifest
     assert [o.name for o in manifest.observation][:2] == ["rootz/position", "rooty/position"]
