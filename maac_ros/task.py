@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -361,7 +362,7 @@ class Task(schema.Description):
         return self
 
     def _check_mirror(self, mirror: Mirror) -> None:
-        """What is observed, driven and rewarded must be found in the mirror too."""
+        """What is observed and driven must be found in the mirror too."""
         for field, joints in (
             ("swap", [j for pair in mirror.swap for j in pair]),
             ("flip", mirror.flip),
@@ -372,25 +373,24 @@ class Task(schema.Description):
                         f"robot.mirror.{field}: unknown joint '{joint}'; "
                         f"expected one of: {', '.join(self.robot.joints)}"
                     )
-        observed = {entry.name: entry for entry in self.observation_entries()}
         driven = {entry.name: entry for entry in self.action_entries()}
-        for section, names in (("observation", list(observed)), ("action", list(driven))):
-            for name in names:
-                image, _ = mirror.image(name)
-                if image not in names:
+        sections: dict[str, Mapping[str, ObservationEntry | ActionEntry]] = {
+            "observation": {entry.name: entry for entry in self.observation_entries()},
+            "action": driven,
+        }
+        for section, entries in sections.items():
+            for name, entry in entries.items():
+                image, sign = mirror.image(name)
+                if image not in entries:
                     raise ValueError(
                         f"robot.mirror: the mirror image of '{name}' is '{image}', which is no part of the {section}"
                     )
-        spans = [(name, e.low, e.high) for name, e in observed.items()]
-        spans += [(name, e.low, e.high) for name, e in driven.items()]
-        for name, low, high in spans:
-            image, sign = mirror.image(name)
-            other = observed.get(image) or driven[image]
-            if (low, high) != ((other.low, other.high) if sign > 0 else (-other.high, -other.low)):
-                raise ValueError(
-                    f"robot.mirror: '{name}' has the limits [{low:g}, {high:g}], which those of its mirror image "
-                    f"'{image}', [{other.low:g}, {other.high:g}], do not match"
-                )
+                low, high = entries[image].low, entries[image].high
+                if (entry.low, entry.high) != ((low, high) if sign > 0 else (-high, -low)):
+                    raise ValueError(
+                        f"robot.mirror: '{name}' has the limits [{entry.low:g}, {entry.high:g}], which those of its "
+                        f"mirror image '{image}', [{low:g}, {high:g}], do not match"
+                    )
         for name, action in driven.items():
             image, _ = mirror.image(name)
             if action.gear != driven[image].gear:

@@ -94,8 +94,8 @@ def model_fit(arguments: Sequence[str]) -> int:
                 "task": trainer.task.name,
                 "variant": name,
                 "fits": len(found),
-                # The first follows random actions: what comes next is like nothing in it, for any model.
                 "held_out": found[-1].held_out,
+                # Not after the first fit: for any model, what follows random actions is like nothing in it.
                 "next": float(np.mean([each.following for each in found[1:]])),
                 "surprise": float(np.mean([each.surprise for each in found[1:]])),
             }
