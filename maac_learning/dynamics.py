@@ -312,13 +312,18 @@ def _half_mirrored(
     )
 
 
+def held_out_rows(count: int, config: ModelConfig) -> Tensor:
+    """Rows of ``count`` transitions, in the order in which they came, that no fit learns from."""
+    return torch.arange(0, count, max(2, round(1.0 / config.validation_fraction)))
+
+
 def _split(
     count: int, config: ModelConfig, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Rows to train on, and some of those that are held out in every fit."""
     rows = torch.arange(count)
-    held_out = rows % max(2, round(1.0 / config.validation_fraction)) == 0
-    train, validate = rows[~held_out], rows[held_out]
+    validate = held_out_rows(count, config)
+    train = rows[~torch.isin(rows, validate)]
     some = torch.randperm(len(validate), generator=generator)[: config.max_validation]
     return train.to(device), validate[some].to(device)
 

@@ -18,7 +18,14 @@ from maac_learning.agent import Agent
 from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.networks import Critics, Policy
-from maac_ros.bundle import Bundle, Provenance, action_fields, observation_fields, write_bundle
+from maac_ros.bundle import (
+    Bundle,
+    Calibration,
+    Provenance,
+    action_fields,
+    observation_fields,
+    write_bundle,
+)
 from maac_ros.inference import Array, Signature, bundle_signatures
 from maac_ros.provenance import git_revision
 from maac_ros.task import Task
@@ -117,6 +124,7 @@ def export_bundle(
     model: DynamicsEnsemble,
     observations: Tensor,
     *,
+    calibration: Calibration | None,
     seed: int,
     env_steps: int,
     evaluation_return: float | None,
@@ -129,6 +137,7 @@ def export_bundle(
         task: what was learned.
         agent, model: the learned networks; moved to the CPU for the export, and back.
         observations: (N, O) real observations; the golden inputs are taken from them.
+        calibration: what the model's errors usually are, where that is known.
         seed, env_steps, evaluation_return, training_seconds: provenance.
 
     Raises:
@@ -142,6 +151,7 @@ def export_bundle(
         "discount": agent.config.discount,
         "members": model.members,
         "critics": agent.critics.count,
+        "calibration": calibration,
         "provenance": Provenance(
             maac_ros_version=__version__,
             git_revision=git_revision(),
@@ -188,6 +198,7 @@ def export_untrained_bundle(task: Task, path: Path, seed: int = 0) -> Bundle:
         agent,
         model,
         torch.randn(GOLDEN_ROWS, observations),
+        calibration=None,
         seed=seed,
         env_steps=0,
         evaluation_return=None,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maac_learning import checkpoint, health, preflight
 from maac_learning.agent import Agent, UpdateReport
+from maac_learning.calibration import calibrate
 from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit_in_turn
@@ -387,12 +388,15 @@ class Trainer:
             raise CheckpointError(
                 f"{self.run_dir}: nothing has been learned yet; no bundle to export"
             )
+        data = self._replay.all()
+        fitted = self._fits > 0
         return export_bundle(
             path or self.run_dir / "bundle",
             self.task,
             self._agent,
             self._model,
-            self._replay.all().observation,
+            data.observation,
+            calibration=calibrate(self._model, data, self.config.model) if fitted else None,
             seed=self.config.seed,
             env_steps=self._env_steps,
             evaluation_return=last,

@@ -74,6 +74,21 @@ class Provenance(schema.Description):
     training_seconds: float = Field(ge=0)
 
 
+class Calibration(schema.Description):
+    """How well the model predicts, on transitions that it was not fitted to: see :mod:`maac_ros.monitor`."""
+
+    rows: int = Field(ge=1)
+    """Held-out transitions that the limits come from."""
+    quantile: float = Field(gt=0, lt=1)
+    """Share of those transitions that lie within each limit."""
+    disagreement: Finite = Field(ge=0)
+    """Limit of :func:`maac_ros.monitor.disagreement`."""
+    residual: Finite = Field(ge=0)
+    """Limit of :func:`maac_ros.monitor.residual`."""
+    change_std: tuple[Finite, ...]
+    """Standard deviation of the change of each observation entry in a control period."""
+
+
 class Manifest(schema.Description):
     """Contents of ``bundle.yaml``."""
 
@@ -87,6 +102,8 @@ class Manifest(schema.Description):
     """Networks in the model ensemble."""
     critics: int = Field(ge=1)
     """Q-functions."""
+    calibration: Calibration | None = None
+    """What the model's errors usually are; without it planning is never given up for the model's sake."""
     provenance: Provenance
     sha256: dict[str, Sha256]
     """Digest of every other file of the bundle."""
@@ -248,6 +265,11 @@ def _load_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"{path}: {name}: {_brief(got)} disagrees with the task, which gives {_brief(expected)}"
             )
+    if manifest.calibration and len(manifest.calibration.change_std) != len(manifest.observation):
+        raise BundleError(
+            f"{path}: calibration.change_std: got {len(manifest.calibration.change_std)} numbers; "
+            f"expected one for each of the {len(manifest.observation)} observation entries"
+        )
     expected_files = {*(f"{name}.onnx" for name in GRAPHS), GOLDEN}
     if set(manifest.sha256) != expected_files:
         raise BundleError(

@@ -6,13 +6,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
 
 from maac_ros.bundle import Bundle
 from maac_ros.errors import ObservationError
+from maac_ros.inference import Array
+from maac_ros.monitor import ModelMonitor
 from maac_ros.observation import ObservationBuilder, Vector
 from maac_ros.planner import CemPlanner, Plan
 from maac_ros.task import PlannerSettings
@@ -40,6 +42,7 @@ class ControllerSettings:
         max_observation_age_s: an older observation leads to the safe command.
         action_rate_limit: largest change of a command entry per second, in command units, against the previous
             command; infinite for none.
+        model_fallback: let the policy act alone while the model does not describe the robot.
     """
 
     planner: PlannerSettings
@@ -47,6 +50,7 @@ class ControllerSettings:
     use_mpc: bool = False
     max_observation_age_s: float = np.inf
     action_rate_limit: float = np.inf
+    model_fallback: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,18 @@ class Command:
 
 @dataclass
 class Statistics:
-    """What happened since the last reset."""
+    """What happened since the last reset.
+
+    Attributes:
+        ticks: by mode.
+        fallbacks: ticks that did not do what was asked for, by cause.
+        doubted: ticks at which the model did not describe the robot, whatever was asked for.
+        inference, planning: durations.
+    """
 
     ticks: Counter[Mode] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
+    doubted: int = 0
     inference: Recorder = field(default_factory=Recorder)
     planning: Recorder = field(default_factory=Recorder)
 
@@ -128,6 +140,8 @@ class Controller:
         self.statistics = Statistics()
         self._previous = self.safe_values.copy()
         self._planner = CemPlanner(self.bundle, self._settings.planner, self._seed, self._clock)
+        self.monitor = ModelMonitor(self.bundle)
+        self._answered: Array | None = None
 
     def configure(self, settings: ControllerSettings) -> None:
         """Change the settings between two ticks."""
@@ -141,21 +155,30 @@ class Controller:
         for use_mpc in (False, True):
             for _ in range(ticks):
                 self._act(observation.astype(np.float32), use_mpc, np.inf)
+                self._answered = observation.astype(np.float32)
+                self.assess()
         self.reset()
 
-    def tick(self, observation: Vector | ObservationError | None, age_s: float) -> Command:
+    def tick(
+        self,
+        observation: Vector | ObservationError | None,
+        age_s: float,
+        stamp_s: float | None = None,
+    ) -> Command:
         """Decide the command for one control period.
 
         Args:
             observation: (O,) float64 in the bundle's units; or why there is none; or None when a source has never
                 been heard.
             age_s: age of its oldest source.
+            stamp_s: when it was taken, on any clock; None for one control period after the last one.
 
         Never raises on bad input: the safe command comes with the reason instead.
         """
         stopped = self._stopped
+        self._answered = None
         if not stopped:
-            command = self._decide(observation, age_s)
+            command = self._decide(observation, age_s, stamp_s)
             stopped = self._stopped  # it may have come while deciding
         if stopped:
             command = self._safe(stopped, "stop")
@@ -163,11 +186,38 @@ class Controller:
         self.statistics.ticks[command.mode] += 1
         return command
 
-    def _decide(self, observation: Vector | ObservationError | None, age_s: float) -> Command:
+    def assess(self) -> None:
+        """Have the model predict what the last tick leads to, for the next one to compare.
+
+        Apart from :meth:`tick`, so that the command can be sent first. Never raises.
+        """
+        try:
+            if self._answered is None:
+                self.monitor.skip()
+            else:
+                self.monitor.predict(self._answered, self._previous.astype(np.float32))
+        except Exception:
+            logger.exception("the model could not be asked what comes next")
+            self.monitor.skip()
+
+    def _decide(
+        self,
+        observation: Vector | ObservationError | None,
+        age_s: float,
+        stamp_s: float | None,
+    ) -> Command:
         settings = self._settings
         try:
-            usable = self._usable(observation, age_s, settings)
-            command = self._act(usable.astype(np.float32), settings.use_mpc, settings.mpc_budget_s)
+            usable = self._usable(observation, age_s, settings).astype(np.float32)
+            self.monitor.compare(usable, stamp_s)
+            doubt = self.monitor.doubt
+            self.statistics.doubted += bool(doubt)
+            trusted = not (doubt and settings.model_fallback)
+            command = self._act(usable, settings.use_mpc and trusted, settings.mpc_budget_s)
+            if settings.use_mpc and not trusted:
+                self.statistics.fallbacks["model"] += 1
+                command = replace(command, reason=doubt)
+            self._answered = usable
             return self._limit(command, settings)
         except ObservationError as reason:
             return self._safe(str(reason), "observation")

@@ -35,11 +35,13 @@ def run_episode(
 ) -> Episode:
     """Play one episode from the initial state that ``seed`` draws; ``film`` it where the environment renders."""
     observation, _ = env.reset(seed=seed)
+    controller.monitor.skip()  # what was predicted last was for another episode
     total, steps, terminated, truncated = 0.0, 0, False, False
     while not (terminated or truncated):
         if film is not None:
             film(env.render())
         command = controller.tick(observation, age_s=0.0)
+        controller.assess()
         observation, reward, terminated, truncated, _ = env.step(command.values)
         total += reward
         steps += 1
@@ -57,14 +59,19 @@ def evaluate(
     change: Change | None = None,
     film: Film | None = None,
     filmed: int = 1,
+    model_fallback: bool = True,
 ) -> Iterator[tuple[Episode, Controller]]:
     """Play ``episodes`` episodes, seeded ``seed``, ``seed + 1``, …; planning without a time budget.
 
     ``planner`` replaces the task's settings, and ``change`` alters the robot. The first ``filmed`` of the episodes
-    are given to ``film``, frame by frame. Yields each episode with the controller that played it, for its statistics.
+    are given to ``film``, frame by frame. ``model_fallback`` lets the policy take over where the model does not
+    describe the robot. Yields each episode with the controller that played it, for its statistics.
     """
     settings = ControllerSettings(
-        planner=planner or bundle.task.planner, mpc_budget_s=float("inf"), use_mpc=use_mpc
+        planner=planner or bundle.task.planner,
+        mpc_budget_s=float("inf"),
+        use_mpc=use_mpc,
+        model_fallback=model_fallback,
     )
     controller = Controller(bundle, settings)
     env = TaskEnv(bundle.task, render_mode=None if film is None else "rgb_array")

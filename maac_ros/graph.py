@@ -207,6 +207,8 @@ SIM_DEPLOY = Graph(
         Argument("realtime_factor", 1.0, "simulated seconds a second, in realtime mode"),
         Argument("seed", 0, "seed of the initial states and of the planner"),
         Argument("episodes", 0, "episodes after which everything stops; 0 for no end"),
+        Argument("mass_factor", 1.0, "masses of the simulated robot, relative to the task's"),
+        Argument("friction_factor", 1.0, "friction of all surfaces, relative to the task's"),
         Argument(
             "trigger",
             "observation",
@@ -219,7 +221,10 @@ SIM_DEPLOY = Graph(
     nodes=(
         NodeSpec(
             "sim_node",
-            parameters=_refs("task", "seed", "mode", "realtime_factor", "episodes"),
+            parameters=_refs(
+                *("task", "seed", "mode", "realtime_factor", "episodes"),
+                *("mass_factor", "friction_factor"),
+            ),
             ends_graph=True,
         ),
         NodeSpec(

@@ -63,6 +63,15 @@ class Snapshot:
     random_state: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Matter:
+    """What a robot is made of, as the MJCF has it."""
+
+    mass: Vector
+    inertia: Vector
+    friction: Vector
+
+
 class Simulation:
     """One simulated robot.
 
@@ -86,6 +95,11 @@ class Simulation:
         self._base = self._base_address()
         self._actuators = np.array([self._actuator(entry) for entry in task.action_entries()])
         self._control = np.zeros(self.model.nu)
+        self._own = _Matter(
+            self.model.body_mass.copy(),
+            self.model.body_inertia.copy(),
+            self.model.geom_friction.copy(),
+        )
 
     def reset(self, seed: int | None = None) -> RobotState:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
@@ -143,12 +157,19 @@ class Simulation:
         self._limit._elapsed_steps = snapshot.elapsed_steps
         self._mujoco.np_random.bit_generator.state = snapshot.random_state
 
-    def scale(self, mass: float = 1.0, friction: float = 1.0) -> None:
-        """Make all bodies heavier and all surfaces rougher by these factors: another robot than was learned from."""
-        self.model.body_mass *= mass
-        self.model.body_inertia *= mass
-        self.model.geom_friction *= friction
-        mujoco.mj_setConst(self.model, self.data)
+    def alter(self, mass: float | None = None, friction: float | None = None) -> None:
+        """Give all bodies these multiples of the masses, and all surfaces of the frictions, that the task's robot has.
+
+        What is not given stays as it is, and so does the state of the robot.
+        """
+        model, own = self.model, self._own
+        if mass is not None:
+            model.body_mass[:] = own.mass * mass
+            model.body_inertia[:] = own.inertia * mass
+        if friction is not None:
+            model.geom_friction[:] = own.friction * friction
+        # Computes in the state that it is given.
+        mujoco.mj_setConst(model, mujoco.MjData(model))
 
     @property
     def unstable(self) -> bool:

@@ -13,10 +13,14 @@ from maac_learning.agent import Agent
 from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import export_bundle, graph_modules
-from maac_ros.bundle import MANIFEST, load_bundle, require_same_task
+from maac_ros.bundle import MANIFEST, Calibration, load_bundle, require_same_task
 from maac_ros.errors import BundleError
 from maac_ros.inference import OnnxFunction, policy_signature
 from maac_ros.task import load_task
+
+CALIBRATION = Calibration(
+    rows=10, quantile=0.95, disagreement=0.5, residual=2.0, change_std=tuple(range(11))
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,7 @@ def exported(tmp_path_factory):
         agent,
         model,
         data,
+        calibration=CALIBRATION,
         seed=3,
         env_steps=200,
         evaluation_return=12.5,

@@ -43,6 +43,8 @@ def test_defaults_and_given_values():
         "mode": "realtime",
         "realtime_factor": 1.0,
         "episodes": 3,
+        "mass_factor": 1.0,
+        "friction_factor": 1.0,
     }
     assert policy.parameters["use_mpc"] is True
     assert policy.parameters["bundle"] == "runs/b"

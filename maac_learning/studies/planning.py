@@ -43,7 +43,8 @@ _CONFIDENCE = 0.95
 class PlanningArguments:
     """Play the same episodes with the policy alone and with planning, and compare the returns in pairs.
 
-    Plans have no time budget here: what they are worth is apart from how long they take.
+    Plans have no time budget here: what they are worth is apart from how long they take. Nor does the policy take over
+    where the model does not describe the robot (``maac_ros.monitor``); how often it would is told.
     """
 
     bundles: tuple[str, ...] = ("half_cheetah", "hopper")
@@ -72,6 +73,7 @@ class Comparison:
         env_steps: that it was trained for.
         change: of the robot; None for the one that was learned from.
         policy, planned: (N,) returns, of the same initial states.
+        policy_doubted, planned_doubted: (N,) shares of the ticks at which the model did not describe the robot.
     """
 
     bundle: str
@@ -80,6 +82,8 @@ class Comparison:
     change: tuple[str, float] | None
     policy: NDArray[np.float64]
     planned: NDArray[np.float64]
+    policy_doubted: NDArray[np.float64]
+    planned_doubted: NDArray[np.float64]
 
     @property
     def gain(self) -> NDArray[np.float64]:
@@ -115,6 +119,8 @@ class Comparison:
             "gain_low": low,
             "gain_high": high,
             "verdict": self.verdict(),
+            "doubted_share": float(self.planned_doubted.mean()),
+            "doubted_share_policy": float(self.policy_doubted.mean()),
             "paper_policy_return": without,
             "paper_mpc_return": planned,
         }
@@ -159,8 +165,8 @@ def compare(
     # Fresh processes: threads of ONNX Runtime do not survive a fork.
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
         seeds = range(chosen.seed, chosen.seed + chosen.episodes)
-        returns = [
-            list(pool.map(partial(_play, name, settings, change, use_mpc), seeds))
+        outcomes = [
+            np.array(list(pool.map(partial(_play, name, settings, change, use_mpc), seeds)))
             for use_mpc in (False, True)
         ]
     return Comparison(
@@ -168,8 +174,10 @@ def compare(
         manifest.task.name,
         manifest.provenance.env_steps,
         change,
-        np.array(returns[0]),
-        np.array(returns[1]),
+        outcomes[0][:, 0],
+        outcomes[1][:, 0],
+        outcomes[0][:, 1],
+        outcomes[1][:, 1],
     )
 
 
@@ -179,16 +187,18 @@ def _play(
     change: tuple[str, float] | None,
     use_mpc: bool,
     seed: int,
-) -> float:
-    """Return of one episode."""
+) -> tuple[float, float]:
+    """Return of one episode, and the share of its ticks at which the model was doubted."""
     alter = None if change is None else _alter(*change)
-    ((episode, _),) = evaluate(load_bundle(name), 1, seed, use_mpc, settings, alter)
-    return episode.episode_return
+    ((episode, controller),) = evaluate(
+        load_bundle(name), 1, seed, use_mpc, settings, alter, model_fallback=False
+    )
+    return episode.episode_return, controller.statistics.doubted / episode.steps
 
 
 def _alter(what: str, factor: float) -> Change:
     def change(simulation: Simulation) -> None:
-        simulation.scale(**{what: factor})
+        simulation.alter(**{what: factor})
 
     return change
 
@@ -201,7 +211,7 @@ def _settings(name: str, path: Path | None) -> PlannerSettings:
 
 _HEADING = (
     f"{'bundle':<24}{'robot':<16}{'policy':>10}{'with MPC':>10}{'gain':>9}   95 % interval"
-    f"{'':<8}{'':<15}paper"
+    f"{'':<8}{'':<15}{'doubted':>8}  paper"
 )
 
 
@@ -210,6 +220,7 @@ def _line(comparison: Comparison) -> str:
     text = f"{row['bundle'][-23:]:<24}{row['robot']:<16}{row['policy_return']:>10.1f}"
     text += f"{row['mpc_return']:>10.1f}{row['gain']:>9.1f}"
     text += f"   {row['gain_low']:>8.1f} to {row['gain_high']:>8.1f}  {row['verdict']:<15}"
+    text += f"{row['doubted_share']:>8.1%}  "
     if row["paper_policy_return"] is not None:
         text += f"{row['paper_policy_return']:.0f} -> {row['paper_mpc_return']:.0f}"
     return text

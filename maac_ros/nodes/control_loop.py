@@ -219,6 +219,7 @@ class ControlLoop:
         if sample.stamp_ns is None:
             self._tick(sample.observation, float("nan"), triggered_s)
             return
+        stamp_s = sample.stamp_ns * 1e-9
         observation = sample.observation
         age_s = self._age(sample.stamp_ns, arrived)
         limit_s = self._wanted[1].max_observation_age_s
@@ -228,7 +229,7 @@ class ControlLoop:
                 "are the clocks of robot and controller synchronised?"
             )
         self._answered = sample.stamp_ns
-        self._tick(observation, age_s, triggered_s)
+        self._tick(observation, age_s, triggered_s, stamp_s)
 
     def _age(self, stamp_ns: int, arrived: bool) -> float:
         if not self._ros_time.simulated():
@@ -237,15 +238,21 @@ class ControlLoop:
         return 0.0 if arrived else max(0, self._ros_time.now_ns() - stamp_ns) * 1e-9
 
     def _tick(
-        self, observation: Vector | ObservationError, age_s: float, triggered_s: float
+        self,
+        observation: Vector | ObservationError,
+        age_s: float,
+        triggered_s: float,
+        stamp_s: float = float("nan"),
     ) -> None:
         self._adopt()
         statistics = self._controller.statistics
         inferences, plans = statistics.inference.count, statistics.planning.count
         begun = time.perf_counter()
-        command = self._controller.tick(observation, age_s)
+        command = self._controller.tick(observation, age_s, stamp_s)
         self._publish(command, self._answered or 0)
         ended = time.perf_counter()
+        self._controller.assess()
+        monitor = self._controller.monitor
         self._last, self._age_s = command, age_s
         if self._worst is None or _severity(command) >= _severity(self._worst):
             self._worst = command
@@ -265,6 +272,9 @@ class ControlLoop:
                 planning_s=statistics.planning.last_s if statistics.planning.count > plans else nan,
                 observation_age_s=age_s,
                 missed=missed,
+                disagreement=monitor.disagreement,
+                residual=monitor.residual,
+                exceedance=monitor.exceedance,
             )
         )
 

@@ -93,6 +93,12 @@ AT_RUNTIME = (
         high=10_000,
     ),
     ParameterSpec(
+        "mpc.model_fallback",
+        True,
+        "Let the policy act alone while the model does not describe the robot: while its one-step residual or "
+        "the disagreement of its members is often beyond what the bundle's calibration calls usual.",
+    ),
+    ParameterSpec(
         "max_observation_age_ms",
         0.0,
         "Older observations lead to the safe command, ms of ROS time since header.stamp; 0 for five "
@@ -156,4 +162,5 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
         use_mpc=values["use_mpc"],
         max_observation_age_s=age_s,
         action_rate_limit=values["action_rate_limit"] or np.inf,
+        model_fallback=values["mpc.model_fallback"],
     )

@@ -45,7 +45,7 @@ def _judge(report: LoopReport) -> tuple[bytes, str]:
 
 def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, object]:
     controller, command = loop.controller, report.command
-    statistics = controller.statistics
+    statistics, monitor = controller.statistics, controller.monitor
     inference, planning = statistics.inference.summary(), statistics.planning.summary()
     return {
         "mode": command.mode.value if command else "none",
@@ -63,5 +63,11 @@ def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, 
         "planning_p99_ms": planning.p99_ms,
         "missed_deadlines": report.missed_deadlines,
         "observation_age_ms": report.observation_age_s * 1e3,
+        "model_calibrated": monitor.calibrated,
+        "model_doubt": monitor.doubt,
+        "model_disagreement": monitor.disagreement,
+        "model_residual": monitor.residual,
+        "model_exceedance": monitor.exceedance,
+        "ticks.model_doubted": statistics.doubted,
         "bundle": bundle.path,
     }

@@ -9,6 +9,9 @@ Every state has a stamp of its own. A policy node labels each command with the s
 (:func:`maac_ros.nodes.messages.command_message`); a command without such a label counts as an answer to the
 present state.
 
+The robot can be made another one while it runs (``mass_factor``, ``friction_factor``), to see what a controller does
+that has not learned from it.
+
 ``lockstep``: the first command that answers the present state moves the robot by one step, and the next state is
 published; any other command is ignored. While no answer comes, the state is published again every 0.2 s of wall
 time, and a policy node that has answered it already sends the same answer again. So a state gets exactly one
@@ -26,12 +29,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nav_msgs.msg import Odometry
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, String
@@ -87,6 +92,16 @@ PARAMETERS = (
         high=2**31 - 1,
         fixed=True,
     ),
+    ParameterSpec(
+        "mass_factor",
+        1.0,
+        "Masses and inertias, relative to the task's: another robot than was learned from.",
+        low=0.05,
+        high=20,
+    ),
+    ParameterSpec(
+        "friction_factor", 1.0, "Friction of all surfaces, relative to the task's.", low=0, high=20
+    ),
 )
 
 
@@ -101,14 +116,16 @@ class SimNode(Node):
     def __init__(self, leave: Exit, **arguments: Any) -> None:
         super().__init__("sim_node", **arguments)
         self._leave = leave
+        self._lock = threading.Lock()
         values = declare(self, PARAMETERS)
         self._lockstep = values["mode"] == "lockstep"
         self._episodes_left: int | None = values["episodes"] or None
         self._task = load_task(values["task"])
         self._simulation = Simulation(self._task)
+        self._alter(values)
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._robot = SimulatedRobot(self._simulation, values["seed"])
         self._actions = len(self._task.action_entries())
-        self._lock = threading.Lock()
         self._command: Vector | None = None  # lockstep: waits for ~/step; realtime: held
         self._paused = self._ended = False
         self._repeated_ns = 0
@@ -145,6 +162,21 @@ class SimNode(Node):
         self._simulation.close()
         self._returns.wait_for_all_acked(Duration(seconds=0.5))
         self._episodes.wait_for_all_acked(Duration(seconds=0.5))
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        self._alter({change.name: change.value for change in changes})
+        return SetParametersResult(successful=True)
+
+    def _alter(self, values: Mapping[str, Any]) -> None:
+        """Take over the factors among ``values``; their ranges have been checked."""
+        with self._lock:
+            self._simulation.alter(
+                **{
+                    name: values[f"{name}_factor"]
+                    for name in ("mass", "friction")
+                    if f"{name}_factor" in values
+                }
+            )
 
     # Time
 

@@ -9,11 +9,23 @@ from maac_ros.controller import Mode
 MODES = ("safe", "policy", "mpc")
 """Values of the column ``mode``."""
 
-COLUMNS = ("stamp_s", "mode", "tick_s", "inference_s", "planning_s", "observation_age_s", "missed")
+COLUMNS = (
+    "stamp_s",
+    "mode",
+    "tick_s",
+    "inference_s",
+    "planning_s",
+    "observation_age_s",
+    "missed",
+    "disagreement",
+    "residual",
+    "exceedance",
+)
 """Layout of ``~/telemetry`` (std_msgs/Float64MultiArray).
 
 ``stamp_s`` is the stamp of the observation that was answered; ``planning_s`` is NaN where nothing was planned;
-``missed`` counts the deadlines that this tick missed.
+``missed`` counts the deadlines that this tick missed. The last three are those of :mod:`maac_ros.monitor`, in units of
+its own; NaN before the first.
 """
 
 
@@ -30,6 +42,9 @@ class TickRecord:
         observation_age_s: NaN without an observation.
         missed: deadlines missed: those skipped before the tick, and one when it ended more than a control period
             after its trigger.
+        disagreement: of the ensemble about what this tick's command leads to.
+        residual: of this tick's observation, against what was predicted for it.
+        exceedance: share of the recent ticks beyond their limits.
     """
 
     stamp_ns: int
@@ -39,6 +54,9 @@ class TickRecord:
     planning_s: float
     observation_age_s: float
     missed: int
+    disagreement: float
+    residual: float
+    exceedance: float
 
     def row(self) -> list[float]:
         """In the order of :data:`COLUMNS`."""
@@ -50,4 +68,7 @@ class TickRecord:
             self.planning_s,
             self.observation_age_s,
             self.missed,
+            self.disagreement,
+            self.residual,
+            self.exceedance,
         ]

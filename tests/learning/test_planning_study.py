@@ -14,7 +14,8 @@ from maac_ros.task import load_task
 
 def comparison(gain):
     policy = np.linspace(0.0, 500.0, len(gain))
-    return Comparison("b", "hopper", 1, None, policy, policy + gain)
+    nothing = np.zeros(len(gain))
+    return Comparison("b", "hopper", 1, None, policy, policy + gain, nothing, nothing)
 
 
 def test_verdict_follows_the_pairs_and_not_the_spread_of_returns():
@@ -40,7 +41,7 @@ def test_a_heavier_robot_moves_less():
     def speed(mass):
         simulation = Simulation(task)
         simulation.reset(seed=0)
-        simulation.scale(mass=mass)
+        simulation.alter(mass=mass)
         before = simulation.state().joint_velocity[0]
         return simulation.step(np.array([1.0])).state.joint_velocity[0] - before
 

@@ -13,7 +13,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from maac_ros.nodes.common import LATCHED
+from maac_ros.nodes.common import LATCHED, profile
 from maac_ros.nodes.policy_parameters import SPECS
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.resources import share_directory
@@ -302,3 +302,38 @@ def test_commands_stay_within_limits_and_rate(bench, joints, commanding):
     values = [0.0] + [data(command)[0] for command in commands]
     assert max(abs(b - a) for a, b in pairwise(values)) <= 0.04 + 1e-12
     assert max(map(abs, values)) <= 3.0
+
+
+def test_planning_is_given_up_and_taken_up_again_as_the_robot_changes(bench):
+    """The shipped pendulum in the simulator, made heavier and light again while it runs."""
+    node = bench.policy(
+        bundle="inverted_pendulum",
+        trigger="observation",
+        use_sim_time=True,
+        reliable_sensors=True,
+        use_mpc=True,
+        mpc_candidates=16,
+        mpc_iterations=1,
+        mpc_budget_ms=10_000.0,
+    )
+    ticks = bench.listen(Float64MultiArray, "/policy_node/telemetry", profile(depth=1000))
+    statuses = bench.diagnostics()
+    assert node.autostart()
+    simulator = bench.simulator(mode="lockstep", seed=1)
+
+    def now(column):
+        return ticks[-1].data[COLUMNS.index(column)]
+
+    bench.until(lambda: len(ticks) > 100, "ticks")
+    assert MODES[int(now("mode"))] == "mpc"
+    assert now("residual") > 0
+    assert now("disagreement") > 0
+    assert now("exceedance") < 0.2
+    assert bench.set_parameter(simulator, "mass_factor", 2.0).successful
+    bench.until(lambda: MODES[int(now("mode"))] == "policy", "the policy alone")
+    assert now("exceedance") > 0.5
+    bench.until(lambda: "does not describe the robot" in statuses[-1][1], "diagnosis")
+    assert statuses[-1][0] == DiagnosticStatus.WARN
+    assert int(statuses[-1][2]["fallbacks.model"]) > 0
+    assert bench.set_parameter(simulator, "mass_factor", 1.0).successful
+    bench.until(lambda: MODES[int(now("mode"))] == "mpc", "plans again")

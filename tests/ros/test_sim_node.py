@@ -223,3 +223,19 @@ def test_realtime_pause_stops_time(bench):
 def test_unknown_task_is_refused(bench):
     with pytest.raises(ConfigError, match="unknown task 'unicycle'"):
         bench.simulator(task="unicycle")
+
+
+def test_the_robot_is_made_heavier_and_light_again_while_it_runs(bench):
+    node = bench.simulator(mode="lockstep", mass_factor=2.0)
+    player = Player(bench).ready()
+    own = Simulation(load_task("inverted_pendulum")).model.body_mass
+    np.testing.assert_array_equal(node._simulation.model.body_mass, 2.0 * own)
+    before = player.states[-1].position
+    for factor in (3.0, 1.0):
+        assert bench.set_parameter(node, "mass_factor", factor).successful
+        np.testing.assert_array_equal(node._simulation.model.body_mass, factor * own)
+    refused = bench.set_parameter(node, "friction_factor", -1.0)
+    assert not refused.successful
+    assert "Min: 0" in refused.reason
+    player.until_repeated()
+    assert player.states[-1].position == before
