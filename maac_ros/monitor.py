@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from maac_ros.bundle import Bundle
 from maac_ros.inference import Array
 
-MEMORY_TICKS = 25
-"""Ticks after which what was seen counts for a third (1 / e)."""
+MEMORY_S = 1.0
+"""Time after which what was seen counts for a third (1 / e): long enough for a gait to show all of its phases."""
 
-DOUBT_SHARE = 0.5
+DOUBT_SHARE = 0.3
 """Share of recent ticks beyond a limit above which the model is doubted."""
 
-TRUST_SHARE = 0.25
+TRUST_SHARE = 0.15
 """The same, below which it is trusted again."""
 
 _LARGEST_SCORE = 10.0
@@ -64,13 +64,14 @@ class _Signal:
 
     name: str
     limit: float
+    share_a_tick: float
     value: float = float("nan")
     exceedance: float = 0.0
 
     def take(self, value: float) -> None:
         self.value = value
         beyond = not value <= self.limit  # what is not a number is beyond every limit
-        self.exceedance += (float(beyond) - self.exceedance) / MEMORY_TICKS
+        self.exceedance += (float(beyond) - self.exceedance) * self.share_a_tick
 
 
 class ModelMonitor:
@@ -106,8 +107,9 @@ class ModelMonitor:
             self._scale = np.array(calibration.change_std, np.float32)
             limits = calibration.disagreement, calibration.residual
         self.calibrated = calibration is not None
-        self._disagreement = _Signal("ensemble disagreement", limits[0])
-        self._residual = _Signal("one-step residual", limits[1])
+        share = min(1.0, self._period_s / MEMORY_S)
+        self._disagreement = _Signal("ensemble disagreement", limits[0], share)
+        self._residual = _Signal("one-step residual", limits[1], share)
         self._predicted = False
         self._stamp_s: float | None = None
         self._doubted = False

@@ -9,7 +9,7 @@ from maac_ros.bundle import load_bundle
 from maac_ros.controller import Controller, ControllerSettings, Mode
 from maac_ros.monitor import (
     DOUBT_SHARE,
-    MEMORY_TICKS,
+    MEMORY_S,
     TRUST_SHARE,
     ModelMonitor,
     disagreement,
@@ -110,6 +110,7 @@ def test_fallback_can_be_declined(bundle):
 
 def test_doubt_comes_and_goes_with_hysteresis(bundle):
     monitor = ModelMonitor(bundle)
+    memory_ticks = round(MEMORY_S / bundle.manifest.control_period_s)
     usual = np.array([0.0, 0.01, 0.0, 0.0], np.float32)
     action = np.zeros(1, np.float32)
 
@@ -118,8 +119,8 @@ def test_doubt_comes_and_goes_with_hysteresis(bundle):
         monitor.compare(usual + np.float32(5.0) * wild, None)
         return monitor.exceedance, bool(monitor.doubt)
 
-    rising = [feed(1) for _ in range(MEMORY_TICKS)]
-    falling = [feed(0) for _ in range(2 * MEMORY_TICKS)]
+    rising = [feed(1) for _ in range(memory_ticks)]
+    falling = [feed(0) for _ in range(2 * memory_ticks)]
     assert [doubt for share, doubt in rising] == [share > DOUBT_SHARE for share, _ in rising]
     assert [doubt for share, doubt in falling] == [share > TRUST_SHARE for share, _ in falling]
     assert rising[-1][1]
