@@ -15,6 +15,10 @@ BENCHMARKS = {
         "maac_learning.benchmarks.planner:planner",
         "how long plans take, and how much of the machine they use",
     ),
+    "nodes": Subcommand(
+        "maac_learning.benchmarks.nodes:nodes",
+        "missed deadlines and latencies of the real nodes, and what they think of their model",
+    ),
     "learning": Subcommand(
         "maac_learning.benchmarks.learning:learning",
         "learning curves over tasks, presets and seeds",

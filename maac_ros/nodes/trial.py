@@ -10,32 +10,21 @@ import argparse
 import itertools
 import json
 import math
-import os
-import random
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import MaacError
+from maac_ros.nodes.observer import START_SECONDS, Observer
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.provenance import provenance
 from maac_ros.timing import Recorder, Summary
 
 SWITCH_TICKS = 50
 """Ticks between two switches of ``use_mpc`` in the third episode."""
-
-_START_SECONDS = 30.0
-
-
-class TrialError(MaacError):
-    """The nodes did not do what the trial needs."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +91,6 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def isolate() -> None:
-    """Keep the trial's DDS traffic on this host and off the user's own domain."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(60, 99)))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if os.environ.get("ROS_DISTRO") == "humble":
-        os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")  # the same, for the distribution before it
-
-
 def run_trial(bundle: Path, seed: int, realtime_factor: float, log: Path) -> list[Result]:
     """Play the three episodes.
 
@@ -121,134 +102,32 @@ def run_trial(bundle: Path, seed: int, realtime_factor: float, log: Path) -> lis
 
     Raises:
         BundleError: when the bundle cannot be used.
-        TrialError: when the nodes do not come up, end early or refuse the parameter.
+        NodesError: when the nodes do not come up, end early or refuse the parameter.
     """
     task = load_bundle(bundle).task  # a clear error, before anything starts
-    isolate()
     episode_seconds = task.simulation.episode_steps * task.control.period_s / realtime_factor
-    log.parent.mkdir(parents=True, exist_ok=True)
-    task_file = log.with_name("task.yaml")  # the bundle's own task, shipped or not
-    task_file.write_text(yaml.safe_dump(task.model_dump(mode="json"), sort_keys=False))
-    arguments = {
-        "task": task_file,
-        "bundle": bundle,
-        "seed": seed,
-        "realtime_factor": realtime_factor,
-    }
-    command = [sys.executable, "-m", "maac_ros.up", "sim_deploy"]
-    command += [f"{key}:={value}" for key, value in arguments.items()]
-    with _Observer(episode_seconds, log) as observer:
-        return observer.watch(command)
+    patience = 3 * episode_seconds + START_SECONDS
+    arguments = {"seed": seed, "realtime_factor": realtime_factor}
+    with Observer(bundle, task, arguments, log) as observer:
+        observer.begin()
+        results = [_play(observer, "policy", patience)]
+        observer.set_parameter("policy_node", "use_mpc", True)
+        results.append(_play(observer, "MPC", patience))
+        results.append(_play(observer, "switching", patience, switch=True))
+    return results
 
 
-class _Observer:
-    """Starts the nodes, listens to them, and switches ``use_mpc``."""
-
-    def __init__(self, episode_seconds: float, log: Path) -> None:
-        # rclpy reads the domain when it is imported, so isolate() must have come first.
-        import rclpy
-        from rcl_interfaces.srv import SetParameters
-        from std_msgs.msg import Float64, Float64MultiArray
-        from std_srvs.srv import Trigger
-
-        from maac_ros.nodes.common import LATCHED, profile
-
-        self._episode_seconds, self._log = episode_seconds, log
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self._node = rclpy.create_node("trial", context=self._context)
-        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._returns: list[float] = []
-        self._rows: list[list[float]] = []
-        self._node.create_subscription(
-            Float64, "/sim_node/episode_return", lambda m: self._returns.append(m.data), LATCHED
-        )
-        self._node.create_subscription(
-            Float64MultiArray,
-            "/policy_node/telemetry",
-            lambda m: self._rows.append(list(m.data)),
-            profile(depth=1000),
-        )
-        self._parameters = self._node.create_client(SetParameters, "/policy_node/set_parameters")
-        self._resets = self._node.create_client(Trigger, "/sim_node/reset")
-        self._nodes: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> _Observer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._nodes is not None:
-            self._nodes.terminate()
-            try:
-                self._nodes.wait(15)
-            except subprocess.TimeoutExpired:
-                self._nodes.kill()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
-
-    def watch(self, command: Sequence[str]) -> list[Result]:
-        """Play the three episodes with the nodes that ``command`` starts."""
-        with self._log.open("w", encoding="utf-8") as output:
-            self._nodes = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        self._until(lambda: bool(self._rows), "tick of the policy node", _START_SECONDS)
-        # The first ticks went by before this process was connected to everything.
-        for client in (self._parameters, self._resets):
-            self._until(client.service_is_ready, f"service {client.srv_name}", _START_SECONDS)
-        self._reset()
-        results = [self._play("policy")]
-        self._use_mpc(True)
-        results.append(self._play("MPC"))
-        results.append(self._play("switching", switch=True))
-        return results
-
-    def _play(self, name: str, switch: bool = False) -> Result:
-        """Listen until the present episode ends."""
-        first_row, played, mpc = len(self._rows), len(self._returns), True
-        deadline = time.monotonic() + 3 * self._episode_seconds + _START_SECONDS
-        while len(self._returns) == played:
-            self._spin(f"end of the episode '{name}'", deadline)
-            wanted = ((len(self._rows) - first_row) // SWITCH_TICKS) % 2 == 1
-            if switch and wanted != mpc:
-                mpc = wanted
-                self._use_mpc(mpc)
-        return summarize(name, self._returns[-1], self._rows[first_row:])
-
-    def _use_mpc(self, value: bool) -> None:
-        from rcl_interfaces.srv import SetParameters
-        from rclpy.parameter import Parameter
-
-        request = SetParameters.Request()
-        request.parameters = [Parameter("use_mpc", value=value).to_parameter_msg()]
-        answer = self._call(self._parameters, request).results[0]
-        if not answer.successful:
-            raise TrialError(f"the policy node refused use_mpc: {answer.reason}")
-
-    def _reset(self) -> None:
-        from std_srvs.srv import Trigger
-
-        self._call(self._resets, Trigger.Request())
-
-    def _call(self, client: Any, request: Any) -> Any:
-        future = client.call_async(request)
-        self._until(future.done, f"answer of {client.srv_name}", _START_SECONDS)
-        return future.result()
-
-    def _until(self, done: Callable[[], bool], what: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not done():
-            self._spin(what, deadline)
-
-    def _spin(self, awaited: str, deadline: float) -> None:
-        assert self._nodes is not None
-        if self._nodes.poll() is not None:
-            raise TrialError(
-                f"the nodes ended early (exit code {self._nodes.returncode}); see {self._log}"
-            )
-        if time.monotonic() > deadline:
-            raise TrialError(f"no {awaited} in time; see {self._log}")
-        self._executor.spin_once(timeout_sec=0.02)
+def _play(observer: Observer, name: str, seconds: float, switch: bool = False) -> Result:
+    """Listen until the present episode ends, or for ``seconds`` at most."""
+    first_row, played, mpc = len(observer.rows), len(observer.returns), True
+    deadline = time.monotonic() + seconds
+    while len(observer.returns) == played:
+        observer.spin(f"end of the episode '{name}'", deadline)
+        wanted = ((len(observer.rows) - first_row) // SWITCH_TICKS) % 2 == 1
+        if switch and wanted != mpc:
+            mpc = wanted
+            observer.set_parameter("policy_node", "use_mpc", mpc)
+    return summarize(name, observer.returns[-1], observer.rows[first_row:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

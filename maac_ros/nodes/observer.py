@@ -1,0 +1,163 @@
+"""Starts a simulated robot and its policy node as processes, listens to both, and changes their parameters."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maac_ros.errors import MaacError
+from maac_ros.task import Task
+
+START_SECONDS = 30.0
+"""Time for the nodes to come up, and for each answer of theirs."""
+
+
+class NodesError(MaacError):
+    """The nodes did not do what was asked of them."""
+
+
+def isolate() -> None:
+    """Keep the DDS traffic on this host and off the user's own domain."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(60, 99)))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if os.environ.get("ROS_DISTRO") == "humble":
+        os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")  # the same, for the distribution before it
+
+
+class Observer:
+    """Use as a context: the nodes end with it.
+
+    Args:
+        bundle: folder of the bundle, or the name of a shipped one.
+        task: the bundle's own, shipped or not.
+        arguments: of the graph ``sim_deploy``.
+        log: file for the output of the nodes.
+
+    Attributes:
+        rows: telemetry, a row a tick, see :mod:`maac_ros.nodes.telemetry`.
+        returns: of the finished episodes.
+    """
+
+    def __init__(
+        self, bundle: Path | str, task: Task, arguments: Mapping[str, object], log: Path
+    ) -> None:
+        isolate()
+        # rclpy reads the domain when it is imported, so isolate() must have come first.
+        import rclpy
+        from rcl_interfaces.srv import SetParameters
+        from std_msgs.msg import Float64, Float64MultiArray
+
+        from maac_ros.nodes.common import LATCHED, profile
+
+        log.parent.mkdir(parents=True, exist_ok=True)
+        task_file = log.with_name("task.yaml")
+        task_file.write_text(yaml.safe_dump(task.model_dump(mode="json"), sort_keys=False))
+        given = {"task": task_file, "bundle": bundle, **arguments}
+        self._command = [sys.executable, "-m", "maac_ros.up", "sim_deploy"]
+        self._command += [f"{key}:={value}" for key, value in given.items()]
+        self._log = log
+        self.rows: list[list[float]] = []
+        self.returns: list[float] = []
+        self._nodes: subprocess.Popen[bytes] | None = None
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self._node = rclpy.create_node("observer", context=self._context)
+        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._node.create_subscription(
+            Float64, "/sim_node/episode_return", lambda m: self.returns.append(m.data), LATCHED
+        )
+        self._node.create_subscription(
+            Float64MultiArray,
+            "/policy_node/telemetry",
+            lambda m: self.rows.append(list(m.data)),
+            profile(depth=1000),
+        )
+        self._parameters = {
+            name: self._node.create_client(SetParameters, f"/{name}/set_parameters")
+            for name in ("policy_node", "sim_node")
+        }
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._nodes is not None:
+            self._nodes.terminate()
+            try:
+                self._nodes.wait(15)
+            except subprocess.TimeoutExpired:
+                self._nodes.kill()
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def begin(self) -> None:
+        """Start the nodes, and an episode of which nothing is missed.
+
+        Raises:
+            NodesError: when they do not come up.
+        """
+        from std_srvs.srv import Trigger
+
+        with self._log.open("w", encoding="utf-8") as output:
+            self._nodes = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT)
+        self.until(lambda: bool(self.rows), "tick of the policy node", START_SECONDS)
+        # The first ticks went by before this process was connected to everything.
+        reset = self._node.create_client(Trigger, "/sim_node/reset")
+        for client in (*self._parameters.values(), reset):
+            self.until(client.service_is_ready, f"service {client.srv_name}", START_SECONDS)
+        self._call(reset, Trigger.Request())
+
+    def set_parameter(self, node: str, name: str, value: bool | int | float | str) -> None:
+        """Set a parameter of ``policy_node`` or ``sim_node``.
+
+        Raises:
+            NodesError: when the node refuses.
+        """
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        request = SetParameters.Request()
+        request.parameters = [Parameter(name, value=value).to_parameter_msg()]
+        answer = self._call(self._parameters[node], request).results[0]
+        if not answer.successful:
+            raise NodesError(f"{node} refused {name}: {answer.reason}")
+
+    def until(self, done: Callable[[], bool], what: str, seconds: float) -> None:
+        """Listen until ``done``.
+
+        Raises:
+            NodesError: after ``seconds``, or when the nodes have ended.
+        """
+        deadline = time.monotonic() + seconds
+        while not done():
+            self.spin(what, deadline)
+
+    def until_rows(self, count: int, seconds: float) -> None:
+        """Listen until there are ``count`` rows; raises as :meth:`until` does."""
+        self.until(lambda: len(self.rows) >= count, "tick", seconds)
+
+    def spin(self, awaited: str, deadline: float) -> None:
+        """Listen for a moment; raises as :meth:`until` does, ``deadline`` on the monotonic clock."""
+        assert self._nodes is not None
+        if self._nodes.poll() is not None:
+            raise NodesError(
+                f"the nodes ended early (exit code {self._nodes.returncode}); see {self._log}"
+            )
+        if time.monotonic() > deadline:
+            raise NodesError(f"no {awaited} in time; see {self._log}")
+        self._executor.spin_once(timeout_sec=0.02)
+
+    def _call(self, client: Any, request: Any) -> Any:
+        future = client.call_async(request)
+        self.until(future.done, f"answer of {client.srv_name}", START_SECONDS)
+        return future.result()
