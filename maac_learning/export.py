@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from maac_learning.agent import Agent
@@ -32,6 +33,8 @@ from maac_ros.task import Task
 from maac_ros.version import __version__
 
 GOLDEN_ROWS = 16
+
+_ANY_SIZE = 1 << 40
 
 
 class ActionScaling(nn.Module):
@@ -241,7 +244,10 @@ def _export_graph(
     arrays |= {
         name: np.asarray(value) for name, value in zip(signature.outputs, outputs, strict=True)
     }
-    graph = program.model_proto
+    # Each member's weights become constants of their own, however large.
+    graph = optimizer.optimize(
+        program.model_proto, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE
+    )
     _remove_traces(graph)
     return graph.SerializeToString(), arrays
 

@@ -97,17 +97,35 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Map (E, B, in) to (E, B, out); with ``chosen`` (K,) members only, (K, B, in) to (K, B, out)."""
+        if torch.compiler.is_exporting():
+            return torch.stack([self._member(each, x[each]) for each in range(self.members)])
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if chosen is not None:
                 weight, bias = weight[chosen], bias[chosen]
             x = torch.baddbmm(bias, x, weight)
             if layer < last:
-                if self._layer_norm:
-                    gain, offset = getattr(self, f"_gain{layer}"), getattr(self, f"_offset{layer}")
-                    x = F.layer_norm(x, x.shape[-1:], gain, offset)
-                x = self._activation(x)
+                x = self._hidden(layer, x)
         return x
+
+    def _member(self, member: int, x: Tensor) -> Tensor:
+        """Map (B, in) to (B, out) through one member, for ONNX Runtime.
+
+        It packs the weights of a plain product once and adds the bias in passing; a stacked one it packs at each call.
+        """
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = F.linear(x, weight[member].T, bias[member, 0])
+            if layer < last:
+                x = self._hidden(layer, x)
+        return x
+
+    def _hidden(self, layer: int, x: Tensor) -> Tensor:
+        """What follows the product of a hidden layer."""
+        if self._layer_norm:
+            gain, offset = getattr(self, f"_gain{layer}"), getattr(self, f"_offset{layer}")
+            x = F.layer_norm(x, x.shape[-1:], gain, offset)
+        return self._activation(x)
 
 
 class Policy(nn.Module):

@@ -29,16 +29,28 @@ def read_graph(bundle: Bundle, name: str) -> onnx.ModelProto:
     return onnx.load(str(bundle.path / f"{name}.onnx"))
 
 
-def row_flops(graph: onnx.ModelProto, networks: int) -> int:
-    """Floating-point operations of the matrix products for one row, through ``networks`` of the stacked networks."""
-    shapes = {each.name: tuple(each.dims) for each in graph.graph.initializer}
-    products = [
-        shapes[name]
-        for node in graph.graph.node
-        if node.op_type == "MatMul"
-        for name in node.input[1:]
-    ]
-    return sum(2 * inner * outer for *_, inner, outer in products) * networks
+def layers(graph: onnx.ModelProto) -> list[tuple[Tensor, Tensor]]:
+    """Weights (in, out) and biases (out,) of its products: all layers of a network, then those of the next."""
+    constants = {each.name: each for each in graph.graph.initializer}
+
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(numpy_helper.to_array(constants[name]).copy())
+
+    found = []
+    for node in graph.graph.node:
+        if node.op_type == "Gemm":
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            weight = tensor(node.input[1])
+            weight = weight.T if transposed else weight
+            # A bias of zeros is left out.
+            bias = tensor(node.input[2]) if len(node.input) > 2 else torch.zeros(weight.shape[1])
+            found.append((weight, bias))
+    return found
+
+
+def row_flops(graph: onnx.ModelProto) -> int:
+    """Floating-point operations of the matrix products for one row, through all networks of the graph."""
+    return sum(2 * weight.numel() for weight, _ in layers(graph))
 
 
 class TorchFunction:
@@ -81,11 +93,7 @@ def in_torch(bundle: Bundle) -> Bundle:
 def _torch_function(bundle: Bundle, name: str, golden: Mapping[str, Array]) -> TorchFunction:
     signature = bundle.manifest.signatures()[name]
     inputs = [torch.from_numpy(golden[f"{name}.{key}"]) for key in signature.inputs]
-    graph = read_graph(bundle, name)
-    weights = {
-        each.name: torch.from_numpy(numpy_helper.to_array(each).copy())
-        for each in graph.graph.initializer
-    }
+    weights = _weights(bundle, name)
     for module in _candidates(bundle, name, weights):
         known = module.state_dict()
         module.load_state_dict(
@@ -102,6 +110,24 @@ def _torch_function(bundle: Bundle, name: str, golden: Mapping[str, Array]) -> T
     raise BenchmarkError(
         f"{bundle.path / name}.onnx: none of this project's networks computes what it does on the golden vectors"
     )
+
+
+def _weights(bundle: Bundle, name: str) -> dict[str, Tensor]:
+    """Tensors of the graph ``name`` by the names that they have in this project's modules."""
+    graph = read_graph(bundle, name)
+    weights = {
+        each.name: torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in graph.graph.initializer
+    }
+    networks = {"policy": 1, "step": bundle.manifest.members, "value": bundle.manifest.critics}
+    module = {"policy": "policy", "step": "model", "value": "critics"}[name]
+    found = layers(graph)
+    depth = len(found) // networks[name]
+    for layer in range(depth):
+        own = found[layer::depth]
+        weights[f"{module}._mlp.weights.{layer}"] = torch.stack([weight for weight, _ in own])
+        weights[f"{module}._mlp.biases.{layer}"] = torch.stack([bias[None] for _, bias in own])
+    return weights
 
 
 def _candidates(bundle: Bundle, name: str, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:

@@ -19,6 +19,7 @@ from maac_learning import evidence
 from maac_learning.benchmarks.bundle_networks import (
     horizon_graph,
     in_torch,
+    layers,
     read_graph,
     row_flops,
 )
@@ -193,9 +194,10 @@ def plan_flops(bundle: Bundle, settings: PlannerSettings) -> int:
     """Floating-point operations of the matrix products of one plan with all its iterations."""
     rollouts = ModelRollouts(bundle, settings, np.random.default_rng(0))
     rows = rollouts.candidates * settings.particles
-    policy = row_flops(read_graph(bundle, "policy"), 1)
-    step = row_flops(read_graph(bundle, "step"), 1)
-    close = policy + row_flops(read_graph(bundle, "value"), bundle.manifest.critics)
+    policy = row_flops(read_graph(bundle, "policy"))
+    # A row follows one member at a time, and is judged by all critics.
+    step = row_flops(read_graph(bundle, "step")) // bundle.manifest.members
+    close = policy + row_flops(read_graph(bundle, "value"))
     # The first iteration asks the policy at every step.
     once = settings.horizon * policy
     return rows * (once + settings.iterations * (settings.horizon * step + close))
@@ -260,14 +262,13 @@ def _peer(
     if chosen.peer is None:
         return None
     members = bundle.manifest.members
-    shapes = {each.name: each.dims for each in read_graph(bundle, "step").graph.initializer}
-    layers = sorted(name for name in shapes if "_mlp.weights." in name)
+    widths = [weight.shape[-1] for weight, _ in layers(read_graph(bundle, "step"))]
     options = {
         "observations": len(bundle.manifest.observation),
         "actions": len(bundle.manifest.action),
         "members": members,
-        "layers": len(layers) - 1,
-        "width": shapes[layers[0]][-1],
+        "layers": len(widths) // members - 1,
+        "width": widths[0],
         "horizon": settings.horizon,
         # The library wants as many as fill the members.
         "candidates": settings.candidates // members * members,
