@@ -332,7 +332,7 @@ def test_planning_is_given_up_and_taken_up_again_as_the_robot_changes(bench):
     assert bench.set_parameter(simulator, "mass_factor", 2.0).successful
     bench.until(lambda: MODES[int(now("mode"))] == "policy", "the policy alone")
     assert now("exceedance") > 0.3
-    bench.until(lambda: "does not describe the robot" in statuses[-1][1], "diagnosis")
+    bench.until(lambda: statuses and "does not describe the robot" in statuses[-1][1], "diagnosis")
     assert statuses[-1][0] == DiagnosticStatus.WARN
     assert int(statuses[-1][2]["fallbacks.model"]) > 0
     assert bench.set_parameter(simulator, "mass_factor", 1.0).successful
