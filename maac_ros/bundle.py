@@ -158,6 +158,10 @@ class Bundle:
     def task(self) -> Task:
         return self.manifest.task
 
+    def origin(self) -> dict[str, Any]:
+        """Task and provenance as plain values, to say which bundle a measurement is of."""
+        return {"task": self.task.name, **self.manifest.provenance.model_dump(mode="json")}
+
 
 def load_bundle(
     path: str | Path, providers: Sequence[str] = inference.CPU_PROVIDERS, threads: int = 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,13 @@ class Summary:
     p99_ms: float
     p999_ms: float
     max_ms: float
+
+    @classmethod
+    def of(cls, seconds: NDArray[np.float64]) -> Summary:
+        """Of durations (N,) in seconds."""
+        if len(seconds) == 0:
+            return cls(0, *[float("nan")] * 4)
+        return cls(len(seconds), *np.percentile(seconds * 1e3, (50, 99, 99.9, 100)).tolist())
 
 
 class Recorder:
@@ -41,10 +49,8 @@ class Recorder:
 
     def summary(self) -> Summary:
         """Statistics over what is in the ring."""
-        if self.count == 0:
-            return Summary(0, *[float("nan")] * 4)
-        kept = self._seconds[: min(self.count, self._seconds.size)] * 1e3
-        return Summary(self.count, *np.percentile(kept, (50, 99, 99.9, 100)).tolist())
+        kept = self._seconds[: min(self.count, self._seconds.size)]
+        return replace(Summary.of(kept), count=self.count)
 
 
 class Deadlines:

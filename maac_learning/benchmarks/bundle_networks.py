@@ -29,21 +29,25 @@ def read_graph(bundle: Bundle, name: str) -> onnx.ModelProto:
     return onnx.load(str(bundle.path / f"{name}.onnx"))
 
 
+def _constants(graph: onnx.ModelProto) -> dict[str, Tensor]:
+    return {
+        each.name: torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in graph.graph.initializer
+    }
+
+
 def layers(graph: onnx.ModelProto) -> list[tuple[Tensor, Tensor]]:
     """Weights (in, out) and biases (out,) of its products: all layers of a network, then those of the next."""
-    constants = {each.name: each for each in graph.graph.initializer}
-
-    def tensor(name: str) -> Tensor:
-        return torch.from_numpy(numpy_helper.to_array(constants[name]).copy())
-
+    constants = _constants(graph)
     found = []
     for node in graph.graph.node:
         if node.op_type == "Gemm":
             transposed = any(a.name == "transB" and a.i for a in node.attribute)
-            weight = tensor(node.input[1])
+            weight = constants[node.input[1]]
             weight = weight.T if transposed else weight
             # A bias of zeros is left out.
-            bias = tensor(node.input[2]) if len(node.input) > 2 else torch.zeros(weight.shape[1])
+            named = len(node.input) > 2
+            bias = constants[node.input[2]] if named else torch.zeros(weight.shape[1])
             found.append((weight, bias))
     return found
 
@@ -115,10 +119,7 @@ def _torch_function(bundle: Bundle, name: str, golden: Mapping[str, Array]) -> T
 def _weights(bundle: Bundle, name: str) -> dict[str, Tensor]:
     """Tensors of the graph ``name`` by the names that they have in this project's modules."""
     graph = read_graph(bundle, name)
-    weights = {
-        each.name: torch.from_numpy(numpy_helper.to_array(each).copy())
-        for each in graph.graph.initializer
-    }
+    weights = _constants(graph)
     networks = {"policy": 1, "step": bundle.manifest.members, "value": bundle.manifest.critics}
     module = {"policy": "policy", "step": "model", "value": "critics"}[name]
     found = layers(graph)

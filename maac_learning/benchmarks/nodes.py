@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from maac_learning import evidence
 from maac_learning.benchmarks.nodes_picture import draw
-from maac_ros.bundle import Bundle, load_bundle
+from maac_ros.bundle import load_bundle
 from maac_ros.errors import BenchmarkError, ConfigError
 from maac_ros.monitor import DOUBT_SHARE
+from maac_ros.timing import Summary
 
 _STEADY_SHARE = 1 / 3
 """Of a part, at its end: the robot has been what it is for a while."""
@@ -132,7 +133,7 @@ def nodes(arguments: Sequence[str]) -> int:
             onnxruntime=ort.__version__,
             period_ms=period_ms,
             planner=None if chosen.policy_only else bundle.task.planner.model_dump(),
-            bundle=_origin(bundle),
+            bundle=bundle.origin(),
         )
         picture = chosen.json.with_suffix(".png")
         draw(recording.columns, recording.changed, bundle, picture)
@@ -162,15 +163,10 @@ def _record(chosen: NodesArguments) -> Recording:
 
 
 def _percentiles(name: str, seconds: NDArray[np.float64]) -> dict[str, float | None]:
-    names = ("p50", "p99", "p999", "max")
-    if not len(seconds):
-        return {f"{name}_{each}_ms": None for each in names}
-    found = np.percentile(seconds * 1e3, (50, 99, 99.9, 100)).tolist()
-    return {f"{name}_{each}_ms": value for each, value in zip(names, found, strict=True)}
-
-
-def _origin(bundle: Bundle) -> dict[str, Any]:
-    return {"task": bundle.task.name, **bundle.manifest.provenance.model_dump(mode="json")}
+    """The summary as cells; null where nothing was measured."""
+    summary = asdict(Summary.of(seconds))
+    del summary["count"]
+    return {f"{name}_{key}": value if len(seconds) else None for key, value in summary.items()}
 
 
 _HEADING = (

@@ -157,7 +157,7 @@ def planner(arguments: Sequence[str]) -> int:
             torch=torch.__version__,
             onnxruntime=ort.__version__,
             threads=threads,
-            bundle=_origin(bundle),
+            bundle=bundle.origin(),
             cells=[asdict(cell) | {"settings": cell.settings.model_dump()} for cell in cells],
         )
     return 0
@@ -277,11 +277,6 @@ def _peer(
         "plans": chosen.peer_plans,
     }
     return Mbrl(chosen.peer_python, "peer_mbrl_planner.py", options, threads)
-
-
-def _origin(bundle: Bundle) -> dict[str, Any]:
-    """Which bundle it was."""
-    return {"task": bundle.task.name, **bundle.manifest.provenance.model_dump(mode="json")}
 
 
 _HEADING = (
