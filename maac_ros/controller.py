@@ -43,6 +43,7 @@ class ControllerSettings:
         action_rate_limit: largest change of a command entry per second, in command units, against the previous
             command; infinite for none.
         model_fallback: let the policy act alone while the model does not describe the robot.
+        tick_limit_s: a tick that takes longer is overruled by the safe command.
     """
 
     planner: PlannerSettings
@@ -51,6 +52,7 @@ class ControllerSettings:
     max_observation_age_s: float = np.inf
     action_rate_limit: float = np.inf
     model_fallback: bool = True
+    tick_limit_s: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,14 @@ class Controller:
         self._previous = command.values
         self.statistics.ticks[command.mode] += 1
         return command
+
+    def overrule(self, command: Command, reason: str) -> Command:
+        """Take note that the safe command was sent in place of the last tick's ``command``, or after it; returns it."""
+        safe = self._safe(reason, "hang")
+        self.statistics.ticks[command.mode] -= 1
+        self.statistics.ticks[safe.mode] += 1
+        self._previous, self._answered = safe.values, None
+        return safe
 
     def assess(self) -> None:
         """Have the model predict what the last tick leads to, for the next one to compare.

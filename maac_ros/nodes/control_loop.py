@@ -12,6 +12,7 @@ from maac_ros.controller import Command, Controller, ControllerSettings, Mode
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.inbox import Inbox, Sample, Wake
 from maac_ros.nodes.telemetry import TickRecord
+from maac_ros.nodes.watchdog import Watchdog
 from maac_ros.observation import Vector
 from maac_ros.timing import Deadlines, Recorder, Summary
 
@@ -59,6 +60,9 @@ class ControlLoop:
     ``observation`` it ticks when all sources have arrived with one and the same new stamp. A stamp that comes
     again gets its answer again, not a new one: a simulator in lockstep repeats a state that it has no answer to.
 
+    A tick that takes longer than ``settings.tick_limit_s`` is overruled: a second thread sends the safe command, once
+    a period until the tick ends, and what the tick would have sent is dropped.
+
     Ages are in ROS time. Simulated time stands still between two states, so that there a state is of age 0 when
     it arrives; on hardware its stamp counts, and a stamp from the future is refused like a stale one.
 
@@ -91,6 +95,9 @@ class ControlLoop:
         self._thread: threading.Thread | None = None
         self._sending = threading.Lock()
         self._stopping = threading.Event()
+        self._watchdog = Watchdog(
+            self._overrule, self._period_s, lambda: self._wanted[1].tick_limit_s
+        )
         self._begin()
 
     def _begin(self) -> None:
@@ -100,6 +107,7 @@ class ControlLoop:
         self._age_s = float("nan")
         self._ticks = Recorder(capacity=8192)
         self._missed = self._missed_reported = self._skipped = 0
+        self._overruled = ""
 
     @property
     def controller(self) -> Controller:
@@ -116,6 +124,7 @@ class ControlLoop:
         self._controller.reset()
         self._begin()
         self._stopping.clear()
+        self._watchdog.start()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
@@ -127,6 +136,7 @@ class ControlLoop:
             self._stopping.set()
             safe = Command(self._controller.safe_values.copy(), Mode.SAFE, "the controller stops")
             self._send(safe, self._answered or 0)
+        self._watchdog.stop()
         self._inbox.interrupt()
         self._thread.join(_JOIN_SECONDS)
         if self._thread.is_alive():
@@ -248,10 +258,16 @@ class ControlLoop:
         statistics = self._controller.statistics
         inferences, plans = statistics.inference.count, statistics.planning.count
         begun = time.perf_counter()
+        self._watchdog.tick_begins()
         command = self._controller.tick(observation, age_s, stamp_s)
         self._publish(command, self._answered or 0)
         ended = time.perf_counter()
         self._controller.assess()
+        with self._sending:
+            self._watchdog.tick_ends()
+            overruled, self._overruled = self._overruled, ""
+        if overruled:
+            command = self._controller.overrule(command, overruled)
         monitor = self._controller.monitor
         self._last, self._age_s = command, age_s
         if self._worst is None or _severity(command) >= _severity(self._worst):
@@ -286,8 +302,25 @@ class ControlLoop:
 
     def _publish(self, command: Command, answers_ns: int) -> None:
         with self._sending:
-            if not self._stopping.is_set():
+            if not (self._stopping.is_set() or self._overruled):
                 self._send(command, answers_ns)
+
+    def _overrule(self, begun_s: float) -> None:
+        """Send the safe command in place of a tick that hangs; called by the watchdog."""
+        # Whoever holds the lock for a period hangs in sending: nothing can be sent, and the next period tries again.
+        if not self._sending.acquire(timeout=self._period_s):
+            return
+        try:
+            if self._stopping.is_set() or not self._watchdog.still_ticks(begun_s):
+                return
+            took_s, limit_s = time.perf_counter() - begun_s, self._wanted[1].tick_limit_s
+            self._overruled = (
+                f"a tick has taken {took_s * 1e3:.0f} ms; limit {limit_s * 1e3:.0f} ms"
+            )
+            self._worst = Command(self._controller.safe_values.copy(), Mode.SAFE, self._overruled)
+            self._send(self._worst, self._answered or 0)
+        finally:
+            self._sending.release()
 
 
 def _severity(command: Command) -> int:

@@ -21,6 +21,9 @@ DEFAULT_BUDGET = 0.8
 DEFAULT_AGE_PERIODS = 5.0
 """Control periods after which an observation is stale."""
 
+DEFAULT_TICK_PERIODS, LEAST_TICK_LIMIT_S = 5.0, 0.1
+"""Control periods after which a tick counts as hung, and the time that it may take whatever the period."""
+
 AT_CONFIGURE = (
     ParameterSpec(
         "bundle",
@@ -107,6 +110,14 @@ AT_RUNTIME = (
         high=60_000,
     ),
     ParameterSpec(
+        "tick_limit_ms",
+        0.0,
+        "A tick that takes longer is overruled by the safe command, ms; 0 for five control periods, and at least "
+        "100 ms.",
+        low=0,
+        high=60_000,
+    ),
+    ParameterSpec(
         "action_rate_limit",
         0.0,
         "Largest change of a command entry per second, in command units, against the previous command; "
@@ -163,4 +174,6 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
         max_observation_age_s=age_s,
         action_rate_limit=values["action_rate_limit"] or np.inf,
         model_fallback=values["mpc.model_fallback"],
+        tick_limit_s=values["tick_limit_ms"] * 1e-3
+        or max(DEFAULT_TICK_PERIODS * period_s, LEAST_TICK_LIMIT_S),
     )

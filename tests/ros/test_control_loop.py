@@ -1,6 +1,7 @@
 """When the control thread ticks, and what it sends last."""
 
 import dataclasses
+import re
 import threading
 
 import numpy as np
@@ -23,7 +24,7 @@ class Rig:
     def __init__(self, bundle, trigger, simulated=False, **settings):
         self.now_ns = 100 * SECOND
         self.sent, self.ticks, self.failures = [], [], []
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
         base = ControllerSettings(bundle.task.planner, mpc_budget_s=1.0, max_observation_age_s=0.2)
         self.inbox = Inbox(bundle.task, wake_on_match=trigger == "observation")
         self.controller = Controller(bundle, dataclasses.replace(base, **settings))
@@ -38,16 +39,16 @@ class Rig:
         )
 
     def _send(self, command, answers_ns):
-        with self._changed:
+        with self.changed:
             self.sent.append((command, answers_ns))
-            self._changed.notify()
+            self.changed.notify()
 
     def put(self, stamp_ns, reading=READING):
         self.inbox.put("joint_states", stamp_ns, reading)
 
     def until_sent(self, count):
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.sent) >= count, timeout=10)
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.sent) >= count, timeout=10)
         return self.sent[-1]
 
 
@@ -201,6 +202,62 @@ def test_safe_command_is_the_last_one_sent(rig, trigger):
     command, _ = made.sent[-1]
     assert command.mode is Mode.SAFE
     np.testing.assert_array_equal(command.values, [0.0])
+
+
+def hang(made, method):
+    """Let ``method`` of the controller wait for the event that is returned, once."""
+    go_on = threading.Event()
+    original = getattr(made.controller, method)
+
+    def slow(*arguments):
+        setattr(made.controller, method, original)
+        assert go_on.wait(10)
+        return original(*arguments)
+
+    setattr(made.controller, method, slow)
+    return go_on
+
+
+@pytest.mark.parametrize("method", ["tick", "assess"])
+def test_tick_that_hangs_is_overruled_by_the_safe_command(rig, method):
+    made = rig("observation", tick_limit_s=0.05)
+    go_on = hang(made, method)
+    made.loop.start()
+    made.put(made.now_ns)
+    before = 0 if method == "tick" else 1
+    for count in (1, 2):
+        command, answers = made.until_sent(before + count)
+        assert command.mode is Mode.SAFE
+        assert re.fullmatch(r"a tick has taken \d+ ms; limit 50 ms", command.reason)
+        assert np.array_equal(command.values, made.controller.safe_values)
+        assert answers == made.now_ns
+    with made.changed:  # what comes from now on is sent after the hang
+        overruled = len(made.sent)
+        go_on.set()
+    made.put(made.now_ns + 1)
+    while made.until_sent(overruled + 1)[1] == made.now_ns:  # still the watchdog
+        assert made.sent[overruled][0].mode is Mode.SAFE
+        overruled += 1
+    assert made.sent[overruled][0].mode is Mode.POLICY
+    made.loop.stop()
+    statistics = made.controller.statistics
+    assert statistics.fallbacks["hang"] == 1
+    assert statistics.ticks == {Mode.SAFE: 1, Mode.POLICY: 1}
+    assert [tick.mode for tick in made.ticks] == [Mode.SAFE, Mode.POLICY]
+    assert made.loop.report().command.reason.startswith("a tick has taken")
+
+
+def test_safe_command_ends_a_hung_loop_too(rig):
+    made = rig("observation", tick_limit_s=10.0)
+    go_on = hang(made, "tick")
+    made.loop.start()
+    made.put(made.now_ns)
+    stopping = threading.Thread(target=made.loop.stop)
+    stopping.start()
+    assert made.until_sent(1)[0].reason == "the controller stops"
+    go_on.set()
+    stopping.join(10)
+    assert [command.reason for command, _ in made.sent] == ["the controller stops"]
 
 
 def test_thread_that_fails_is_reported(bundle):
