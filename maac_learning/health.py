@@ -226,7 +226,7 @@ def require_finite_transition(
 ) -> None:
     """Raise :class:`TrainingError` when the simulator gave NaN or infinity, naming the entries."""
     try:
-        builder.require_finite(observation)
+        builder.single(observation)
         if not math.isfinite(reward):
             raise ObservationError(f"reward = {reward}")
     except ObservationError as reason:

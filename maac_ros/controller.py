@@ -7,13 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 
 from maac_ros.bundle import Bundle
 from maac_ros.errors import ObservationError
 from maac_ros.inference import Array
+from maac_ros.modes import Ladder, Mode, Rules
 from maac_ros.monitor import ModelMonitor
 from maac_ros.observation import ObservationBuilder, Vector
 from maac_ros.planner import CemPlanner, Plan
@@ -21,14 +21,6 @@ from maac_ros.task import PlannerSettings
 from maac_ros.timing import Recorder
 
 logger = logging.getLogger(__name__)
-
-
-class Mode(str, Enum):
-    """What produced a command."""
-
-    MPC = "mpc"
-    POLICY = "policy"
-    SAFE = "safe"
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,7 @@ class ControllerSettings:
             command; infinite for none.
         model_fallback: let the policy act alone while the model does not describe the robot.
         tick_limit_s: a tick that takes longer is overruled by the safe command.
+        rules: what ends the safe command, and what latches the stop.
     """
 
     planner: PlannerSettings
@@ -53,6 +46,7 @@ class ControllerSettings:
     action_rate_limit: float = np.inf
     model_fallback: bool = True
     tick_limit_s: float = np.inf
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,8 @@ class Controller:
         self._low = np.array([a.low for a in action])
         self._high = np.array([a.high for a in action])
         self.safe_values: Vector = np.array([a.safe for a in action])
-        self._stopped = ""
+        self.ladder = Ladder()
+        self._previous: Vector = self.safe_values.copy()
         self.reset(settings)
 
     @property
@@ -125,20 +120,28 @@ class Controller:
     @property
     def stopped(self) -> str:
         """Why :meth:`stop` holds the safe command; empty when it does not."""
-        return self._stopped
+        return self.ladder.stopped
 
     def stop(self, reason: str) -> None:
-        """Latch the safe command, from any thread: a tick under way ends with it too."""
-        self._stopped = reason
+        """Latch the stop, from any thread: a tick under way ends with the safe command too."""
+        self.ladder.stop(reason)
 
     def clear_stop(self) -> None:
         """Let the next tick command again."""
-        self._stopped = ""
+        self.ladder.clear_stop()
+
+    def take_over(self, other: Controller) -> None:
+        """Go on where ``other``, for the same task, has come to: its mode, and the command it gave last."""
+        self.ladder = other.ladder
+        self._previous = other._previous
 
     def reset(self, settings: ControllerSettings | None = None) -> None:
         """Forget the past, but not :meth:`stop`: statistics, previous command, the planner's random stream."""
         if settings is not None:
             self._settings = settings
+        stopped, self.ladder = self.ladder.stopped, Ladder()
+        if stopped:
+            self.ladder.stop(stopped)
         self.statistics = Statistics()
         self._previous = self.safe_values.copy()
         self._planner = CemPlanner(self.bundle, self._settings.planner, self._seed, self._clock)
@@ -177,20 +180,19 @@ class Controller:
 
         Never raises on bad input: the safe command comes with the reason instead.
         """
-        stopped = self._stopped
         self._answered = None
-        if not stopped:
+        if self.stopped:
+            command = Command(self.safe_values.copy(), Mode.SAFE, self.stopped)
+        else:
             command = self._decide(observation, age_s, stamp_s)
-            stopped = self._stopped  # it may have come while deciding
-        if stopped:
-            command = self._safe(stopped, "stop")
+        command = self._settle(command)
         self._previous = command.values
         self.statistics.ticks[command.mode] += 1
         return command
 
     def overrule(self, command: Command, reason: str) -> Command:
         """Take note that the safe command was sent in place of the last tick's ``command``, or after it; returns it."""
-        safe = self._safe(reason, "hang")
+        safe = self._settle(self._safe(reason, "hang"))
         self.statistics.ticks[command.mode] -= 1
         self.statistics.ticks[safe.mode] += 1
         self._previous, self._answered = safe.values, None
@@ -210,6 +212,16 @@ class Controller:
             logger.exception("the model could not be asked what comes next")
             self.monitor.skip()
 
+    def _settle(self, command: Command) -> Command:
+        """What the ladder of modes makes of ``command``."""
+        mode, reason = self.ladder.settle(
+            command.mode, command.reason, self._clock(), self._settings.rules
+        )
+        if mode is command.mode:
+            return command
+        self.statistics.fallbacks["stop" if mode is Mode.STOPPED else "recovery"] += 1
+        return Command(self.safe_values.copy(), mode, reason)
+
     def _decide(
         self,
         observation: Vector | ObservationError | None,
@@ -218,7 +230,7 @@ class Controller:
     ) -> Command:
         settings = self._settings
         try:
-            usable = self._usable(observation, age_s, settings).astype(np.float32)
+            usable = self._usable(observation, age_s, settings)
             self.monitor.compare(usable, stamp_s)
             doubt = self.monitor.doubt
             self.statistics.doubted += bool(doubt)
@@ -240,7 +252,7 @@ class Controller:
         observation: Vector | ObservationError | None,
         age_s: float,
         settings: ControllerSettings,
-    ) -> Vector:
+    ) -> Array:
         if observation is None:
             raise ObservationError("no observation yet")
         if isinstance(observation, ObservationError):
@@ -249,8 +261,7 @@ class Controller:
             raise ObservationError(
                 f"observation is {age_s * 1e3:.0f} ms old; limit {settings.max_observation_age_s * 1e3:.0f} ms"
             )
-        self.builder.require_finite(observation)
-        return observation
+        return self.builder.single(observation)
 
     def _act(self, observation: np.ndarray, use_mpc: bool, budget_s: float) -> Command:
         start = self._clock()

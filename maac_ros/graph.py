@@ -170,6 +170,9 @@ _MAX_AGE = Argument(
 _RATE_LIMIT = Argument(
     "action_rate_limit", 0.0, "largest change of a command per second, command units; 0 for none"
 )
+_RECOVERY = Argument(
+    "recovery_ticks", 5, "ticks in a row without a fault that end the safe command"
+)
 _TRIGGERS = ("timer", "observation")
 
 SIM_TRAIN = Graph(
@@ -217,6 +220,8 @@ SIM_DEPLOY = Graph(
         ),
         _MAX_AGE,
         _RATE_LIMIT,
+        _RECOVERY,
+        Argument("stop_after_ms", 0.0, "a longer fault latches the stop, ms; 0 for never"),
     ),
     nodes=(
         NodeSpec(
@@ -232,6 +237,7 @@ SIM_DEPLOY = Graph(
             parameters={
                 **_refs("task", "bundle", "use_mpc", "seed", "trigger"),
                 **_refs("max_observation_age_ms", "action_rate_limit"),
+                **_refs("recovery_ticks", "stop_after_ms"),
                 "use_sim_time": True,
                 "reliable_sensors": True,
                 "autostart": True,
@@ -267,6 +273,8 @@ ROBOT = Graph(
         ),
         _MAX_AGE,
         _RATE_LIMIT,
+        _RECOVERY,
+        Argument("stop_after_ms", 2000.0, "a longer fault latches the stop, ms; 0 for never"),
         Argument(
             "autostart",
             False,
@@ -284,6 +292,8 @@ ROBOT = Graph(
                 "trigger",
                 "max_observation_age_ms",
                 "action_rate_limit",
+                "recovery_ticks",
+                "stop_after_ms",
                 "autostart",
             ),
             remappings={

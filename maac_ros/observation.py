@@ -79,14 +79,21 @@ class ObservationBuilder:
         observation = state.flat()[self._index]
         return np.clip(observation, self._low, self._high, out=observation)
 
-    def require_finite(self, observation: Vector) -> None:
-        """Raise :class:`ObservationError` naming every entry that is NaN or infinite."""
-        bad = np.flatnonzero(~np.isfinite(observation))
+    def single(self, observation: Vector) -> NDArray[np.float32]:
+        """``observation`` as networks take it.
+
+        Raises:
+            ObservationError: naming every entry that is NaN, infinite or too large for single precision.
+        """
+        with np.errstate(over="ignore"):
+            single = observation.astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(single))
         if bad.size:
             raise ObservationError(
                 "observation is not finite: "
-                + ", ".join(f"{self.entries[i].name} = {observation[i]}" for i in bad)
+                + ", ".join(f"{self.entries[i].name} = {observation[i]:g}" for i in bad)
             )
+        return single
 
 
 def flat_names(joints: tuple[str, ...]) -> list[str]:

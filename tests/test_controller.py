@@ -1,12 +1,16 @@
 """The controller core: every command is finite, within limits and explained."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maac_ros.controller import Controller, ControllerSettings, Mode
 from maac_ros.evaluation import run_episode
+from maac_ros.modes import Rules
 from maac_ros.planner import CemPlanner
 from maac_ros.simulation import TaskEnv
 from maac_ros.task import PlannerSettings
@@ -62,6 +66,7 @@ def test_switching_mpc_takes_effect_at_the_next_tick(bundle):
         (OBSERVATION, np.nan, "old; limit 100 ms"),
         (np.array([0.0, np.nan, 0.0, 0.0]), 0.0, "hinge/position = nan"),
         (np.array([0.0, 0.0, np.inf, 0.0]), 0.0, "slider/velocity = inf"),
+        (np.array([0.0, 0.0, 0.0, -1e300]), 0.0, "hinge/velocity = -1e+300"),
     ],
 )
 def test_bad_input_leads_to_the_safe_command_with_a_reason(bundle, observation, age, reason):
@@ -73,6 +78,29 @@ def test_bad_input_leads_to_the_safe_command_with_a_reason(bundle, observation, 
     np.testing.assert_array_equal(command.values, [0.0])
     assert controller.statistics.fallbacks["observation"] == 1
     assert controller.tick(OBSERVATION, age_s=0.0).mode is Mode.POLICY
+
+
+def test_recovery_starts_from_the_safe_command(bundle):
+    saturated = dataclasses.replace(bundle, policy=FixedPolicy(3.0))
+    controller = Controller(saturated, changed(action_rate_limit=10.0, rules=Rules(2)))
+    for observation in (OBSERVATION, OBSERVATION, None, OBSERVATION):
+        command = controller.tick(observation, 0.0)
+    assert command.mode is Mode.SAFE
+    assert "1 of 2 ticks without a fault" in command.reason
+    assert controller.statistics.fallbacks == {"observation": 1, "recovery": 1}
+    assert controller.tick(OBSERVATION, 0.0).values == pytest.approx([0.4])
+
+
+def test_successor_goes_on_where_the_other_has_come_to(bundle):
+    saturated = dataclasses.replace(bundle, policy=FixedPolicy(3.0))
+    settings = changed(action_rate_limit=10.0)
+    first, second = Controller(saturated, settings), Controller(saturated, settings)
+    for _ in range(3):
+        first.tick(OBSERVATION, 0.0)
+    second.take_over(first)
+    assert second.tick(OBSERVATION, 0.0).values == pytest.approx([1.6])
+    first.stop("by hand")
+    assert second.tick(OBSERVATION, 0.0).mode is Mode.STOPPED
 
 
 class FixedPolicy:
@@ -137,3 +165,58 @@ def test_reset_restarts_planner_and_statistics(bundle):
     controller.reset()
     assert controller.statistics.ticks == {}
     np.testing.assert_array_equal(controller.tick(OBSERVATION, 0.0).values, first)
+
+
+ANY = st.floats(allow_nan=True, allow_infinity=True)
+TICK = st.tuples(
+    st.one_of(st.none(), st.lists(ANY, min_size=4, max_size=4).map(np.array)),
+    ANY,  # age
+    st.one_of(st.none(), ANY),  # stamp
+    st.one_of(st.none(), st.floats(width=32)),  # what the policy says, or that it fails
+    st.booleans(),  # stop by hand
+)
+
+
+@given(
+    ticks=st.lists(TICK, max_size=12),
+    rate=st.floats(0.0, 1e9),
+    recovery=st.integers(1, 4),
+    lasting=st.floats(0.0, 10.0),
+    use_mpc=st.booleans(),
+)
+def test_whatever_comes_in_no_unsafe_command_leaves_the_core(
+    bundle, ticks, rate, recovery, lasting, use_mpc
+):
+    """Hypothesis draws observations, ages, stamps, actions and stops; the model itself is real."""
+    policy = FixedPolicy(0.0)
+    now = itertools.count()
+    controller = Controller(
+        dataclasses.replace(bundle, policy=policy),
+        changed(
+            use_mpc=use_mpc,
+            action_rate_limit=rate,
+            max_observation_age_s=0.1,
+            rules=Rules(recovery, lasting),
+        ),
+        clock=lambda: float(next(now)),
+    )
+    previous = controller.safe_values
+    stopped = False
+    for observation, age, stamp, action, stop in ticks:
+        policy.action = action
+        if stop:
+            controller.stop("by hand")
+        stopped |= bool(controller.stopped)
+        command = controller.tick(observation, age, stamp)
+        controller.assess()
+        assert np.isfinite(command.values).all()
+        assert (np.abs(command.values) <= 3.0).all()
+        if command.mode.commands_safe_values:
+            assert np.array_equal(command.values, controller.safe_values)
+            assert command.reason
+        else:
+            assert not stopped
+            assert age <= 0.1
+            assert np.isfinite(observation).all()
+            assert (np.abs(command.values - previous) <= rate * 0.04 * (1 + 1e-9) + 1e-12).all()
+        previous = command.values

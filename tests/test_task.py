@@ -120,7 +120,7 @@ def test_unknown_entries_stay_nan_and_are_named():
     observation = builder.build(RobotState.unknown(2))
     assert np.isnan(observation).all()
     with pytest.raises(ObservationError, match="slider/position = nan, hinge/position = nan"):
-        builder.require_finite(observation)
+        builder.single(observation)
 
 
 def _broken(tmp_path: Path, change, base: str = "inverted_pendulum") -> Path:

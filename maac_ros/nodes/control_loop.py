@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from maac_ros.controller import Command, Controller, ControllerSettings, Mode
+from maac_ros.controller import Command, Controller, ControllerSettings
 from maac_ros.errors import ObservationError
+from maac_ros.modes import Mode, Transition
 from maac_ros.nodes.inbox import Inbox, Sample, Wake
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.nodes.watchdog import Watchdog
@@ -170,6 +171,13 @@ class ControlLoop:
         missed_now, self._missed_reported = missed - self._missed_reported, missed
         return LoopReport(command, self._ticks.summary(), missed, missed_now, self._age_s)
 
+    def transitions(self) -> list[Transition]:
+        """Changes of mode since the last call; of many, the newest."""
+        news, taken = self.controller.ladder.news, []
+        while news:
+            taken.append(news.popleft())
+        return taken
+
     def _run(self) -> None:
         try:
             self._run_ticks()
@@ -296,6 +304,8 @@ class ControlLoop:
 
     def _adopt(self) -> None:
         controller, settings = self._wanted
+        if controller is not self._controller:
+            controller.take_over(self._controller)
         if settings is not controller.settings:
             controller.configure(settings)
         self._controller = controller
@@ -324,6 +334,6 @@ class ControlLoop:
 
 
 def _severity(command: Command) -> int:
-    if command.mode is Mode.SAFE:
+    if command.mode.commands_safe_values:
         return 2
     return 1 if command.reason else 0

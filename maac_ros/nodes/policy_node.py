@@ -250,6 +250,13 @@ class PolicyNode(LifecycleNode):
         self._leave.request(1)
 
     def _publish_diagnostics(self) -> None:
+        for change in self._loop.transitions() if self._loop is not None else ():
+            before = change.before.value if change.before else "none"
+            told = f"mode {before} -> {change.after.value}"
+            if change.reason:
+                self.get_logger().warning(f"{told}: {change.reason}")
+            else:
+                self.get_logger().info(told)
         self._diagnostics.publish(
             diagnostics(self, *policy_status.status(self._bundle, self._loop, self._failure))
         )

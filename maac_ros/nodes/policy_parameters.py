@@ -12,6 +12,7 @@ from maac_ros.bundle import Manifest
 from maac_ros.controller import ControllerSettings
 from maac_ros.errors import ConfigError
 from maac_ros.inference import CPU_PROVIDERS, available_providers
+from maac_ros.modes import Rules
 from maac_ros.nodes.common import ParameterSpec
 from maac_ros.task import PlannerSettings
 
@@ -110,6 +111,21 @@ AT_RUNTIME = (
         high=60_000,
     ),
     ParameterSpec(
+        "recovery_ticks",
+        5,
+        "Ticks in a row without a fault that end the safe command which a fault led to, the last one included.",
+        low=1,
+        high=100_000,
+    ),
+    ParameterSpec(
+        "stop_after_ms",
+        2000.0,
+        "A fault that lasts longer, once the robot has been commanded, latches the stop until ~/clear_stop, ms; "
+        "0 for never.",
+        low=0,
+        high=1e9,
+    ),
+    ParameterSpec(
         "tick_limit_ms",
         0.0,
         "A tick that takes longer is overruled by the safe command, ms; 0 for five control periods, and at least "
@@ -176,4 +192,5 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
         model_fallback=values["mpc.model_fallback"],
         tick_limit_s=values["tick_limit_ms"] * 1e-3
         or max(DEFAULT_TICK_PERIODS * period_s, LEAST_TICK_LIMIT_S),
+        rules=Rules(values["recovery_ticks"], values["stop_after_ms"] * 1e-3 or np.inf),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from maac_ros.bundle import Bundle
-from maac_ros.controller import Mode
+from maac_ros.modes import Mode
 from maac_ros.nodes.control_loop import ControlLoop, LoopReport
 
 
@@ -34,6 +34,8 @@ def _judge(report: LoopReport) -> tuple[bytes, str]:
     command = report.command
     if command is None:
         return DiagnosticStatus.WARN, "no tick yet"
+    if command.mode is Mode.STOPPED:
+        return DiagnosticStatus.ERROR, f"stopped until ~/clear_stop: {command.reason}"
     if command.mode is Mode.SAFE:
         return DiagnosticStatus.ERROR, f"safe command: {command.reason}"
     if command.reason:
@@ -53,6 +55,10 @@ def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, 
         "use_mpc": controller.settings.use_mpc,
         "stopped": bool(controller.stopped),
         **{f"ticks.{mode.value}": statistics.ticks[mode] for mode in Mode},
+        **{
+            f"transitions.{before.value if before else 'none'}_{after.value}": count
+            for (before, after), count in controller.ladder.counts.copy().items()
+        },
         **{f"fallbacks.{cause}": count for cause, count in sorted(statistics.fallbacks.items())},
         "tick_p50_ms": report.tick.p50_ms,
         "tick_p99_ms": report.tick.p99_ms,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maac_ros.controller import Mode
+from maac_ros.modes import Mode
 
-MODES = ("safe", "policy", "mpc")
+MODES = ("safe", "policy", "mpc", "stopped")
 """Values of the column ``mode``."""
 
 COLUMNS = (

@@ -252,6 +252,24 @@ def test_stop_is_latched(bench, joints, commanding):
     assert bench.trigger("/policy_node/clear_stop").message == "not stopped"
 
 
+def test_lasting_fault_latches_the_stop(bench, joints, commanding):
+    _, commands = commanding(stop_after_ms=400.0)
+    statuses = bench.diagnostics()
+    lost = {"names": ["slider"], "position": [0.0], "velocity": [0.0]}
+    told = "stopped until ~/clear_stop: the safe command has lasted"
+    joints.until(lambda: any(told in text for _, text, _ in statuses), "stop", **lost)
+    _, text, values = next(status for status in statuses if told in status[1])
+    assert "joint 'hinge' is missing" in text
+    assert values["mode"] == "stopped"
+    assert int(values["transitions.policy_safe"]) == 1
+    assert int(values["transitions.safe_stopped"]) == 1
+    seen = len(commands)
+    joints.until(lambda: len(commands) > seen + 10, "commands")
+    assert all(data(command) == SAFE for command in commands[seen:])
+    assert bench.trigger("/policy_node/clear_stop").success
+    joints.until(lambda: data(commands[-1]) != SAFE, "command")
+
+
 def test_stop_without_a_bundle_is_refused(bench):
     bench.policy()
     answer = bench.trigger("/policy_node/stop")
@@ -271,9 +289,7 @@ def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, co
     answer = bench.trigger("/policy_node/reload")
     assert not answer.success
     assert "policy.onnx: sha256" in answer.message
-    seen = len(commands)
-    joints.until(lambda: len(commands) > seen, "command of the old bundle")
-    assert data(commands[-1]) != SAFE
+    joints.until(lambda: data(commands[-1]) != SAFE, "command of the old bundle")
 
     (copy / "policy.onnx").write_bytes(graph)
     before = node._loop.controller
@@ -283,8 +299,9 @@ def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, co
     bench.until(lambda: len(manifests) == 2, "manifest of the second bundle")
     assert yaml.safe_load(manifests[-1].data)["task"]["name"] == "inverted_pendulum"
     seen = len(commands)
-    joints.until(lambda: len(commands) > seen, "command of the new bundle")
-    assert data(commands[-1]) != SAFE
+    joints.until(
+        lambda: len(commands) > seen and data(commands[-1]) != SAFE, "command of the new bundle"
+    )
 
 
 def test_reload_of_another_task_is_refused(bench, commanding, untrained_bundle):
