@@ -8,7 +8,7 @@ import torch
 from maac_learning.config import ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble, held_out_rows
 from maac_learning.replay import Transitions
-from maac_ros.bundle import Calibration
+from maac_ros.bundle import Calibration, Observed
 from maac_ros.monitor import disagreement, residual
 
 QUANTILE = 0.95
@@ -37,6 +37,15 @@ def calibrate(
         disagreement=_limit(disagreement(means, change_std)),
         residual=_limit(residual(following.cpu().numpy(), means, stds)),
         change_std=tuple(change_std.tolist()),
+    )
+
+
+def observed(transitions: Transitions) -> Observed:
+    """The range of all observations."""
+    seen = torch.cat((transitions.observation, transitions.next_observation))
+    return Observed(
+        low=tuple(seen.amin(dim=0).tolist()),
+        high=tuple(seen.amax(dim=0).tolist()),
     )
 
 

@@ -22,6 +22,7 @@ from maac_learning.networks import Critics, Policy
 from maac_ros.bundle import (
     Bundle,
     Calibration,
+    Observed,
     Provenance,
     action_fields,
     observation_fields,
@@ -128,6 +129,7 @@ def export_bundle(
     observations: Tensor,
     *,
     calibration: Calibration | None,
+    observed: Observed | None,
     seed: int,
     env_steps: int,
     evaluation_return: float | None,
@@ -141,6 +143,7 @@ def export_bundle(
         agent, model: the learned networks; moved to the CPU for the export, and back.
         observations: (N, O) real observations; the golden inputs are taken from them.
         calibration: what the model's errors usually are, where that is known.
+        observed: range of the training data, where there is any.
         seed, env_steps, evaluation_return, training_seconds: provenance.
 
     Raises:
@@ -155,6 +158,7 @@ def export_bundle(
         "members": model.members,
         "critics": agent.critics.count,
         "calibration": calibration,
+        "observed": observed,
         "provenance": Provenance(
             maac_ros_version=__version__,
             git_revision=git_revision(),
@@ -202,6 +206,7 @@ def export_untrained_bundle(task: Task, path: Path, seed: int = 0) -> Bundle:
         model,
         torch.randn(GOLDEN_ROWS, observations),
         calibration=None,
+        observed=None,
         seed=seed,
         env_steps=0,
         evaluation_return=None,

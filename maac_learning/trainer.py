@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maac_learning import checkpoint, health, preflight
 from maac_learning.agent import Agent, UpdateReport
-from maac_learning.calibration import calibrate
+from maac_learning.calibration import calibrate, observed
 from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit_in_turn
@@ -397,6 +397,7 @@ class Trainer:
             self._model,
             data.observation,
             calibration=calibrate(self._model, data, self.config.model) if fitted else None,
+            observed=observed(data),
             seed=self.config.seed,
             env_steps=self._env_steps,
             evaluation_return=last,

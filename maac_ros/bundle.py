@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,6 +89,14 @@ class Calibration(schema.Description):
     """Standard deviation of the change of each observation entry in a control period."""
 
 
+class Observed(schema.Description):
+    """What the robot was like in all of the training data."""
+
+    low: tuple[Finite, ...]
+    high: tuple[Finite, ...]
+    """Least and largest value of each observation entry."""
+
+
 class Manifest(schema.Description):
     """Contents of ``bundle.yaml``."""
 
@@ -104,6 +112,8 @@ class Manifest(schema.Description):
     """Q-functions."""
     calibration: Calibration | None = None
     """What the model's errors usually are; without it planning is never given up for the model's sake."""
+    observed: Observed | None = None
+    """Range of the training data; without it no observation is implausible."""
     provenance: Provenance
     sha256: dict[str, Sha256]
     """Digest of every other file of the bundle."""
@@ -269,17 +279,26 @@ def _load_manifest(folder: Path) -> Manifest:
             raise BundleError(
                 f"{path}: {name}: {_brief(got)} disagrees with the task, which gives {_brief(expected)}"
             )
-    if manifest.calibration and len(manifest.calibration.change_std) != len(manifest.observation):
-        raise BundleError(
-            f"{path}: calibration.change_std: got {len(manifest.calibration.change_std)} numbers; "
-            f"expected one for each of the {len(manifest.observation)} observation entries"
-        )
+    for name, numbers in _numbers_per_entry(manifest):
+        if len(numbers) != len(manifest.observation):
+            raise BundleError(
+                f"{path}: {name}: got {len(numbers)} numbers; "
+                f"expected one for each of the {len(manifest.observation)} observation entries"
+            )
     expected_files = {*(f"{name}.onnx" for name in GRAPHS), GOLDEN}
     if set(manifest.sha256) != expected_files:
         raise BundleError(
             f"{path}: sha256: got {sorted(manifest.sha256)}; expected {sorted(expected_files)}"
         )
     return manifest
+
+
+def _numbers_per_entry(manifest: Manifest) -> Iterator[tuple[str, tuple[float, ...]]]:
+    if manifest.calibration is not None:
+        yield "calibration.change_std", manifest.calibration.change_std
+    if manifest.observed is not None:
+        yield "observed.low", manifest.observed.low
+        yield "observed.high", manifest.observed.high
 
 
 def _interface(manifest: Manifest, task: Task) -> tuple[tuple[str, object, object], ...]:

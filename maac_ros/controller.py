@@ -17,6 +17,7 @@ from maac_ros.modes import Ladder, Mode, Rules
 from maac_ros.monitor import ModelMonitor
 from maac_ros.observation import ObservationBuilder, Vector
 from maac_ros.planner import CemPlanner, Plan
+from maac_ros.plausibility import PlausibleRange
 from maac_ros.task import PlannerSettings
 from maac_ros.timing import Recorder
 
@@ -31,6 +32,8 @@ class ControllerSettings:
         use_mpc: refine the policy by planning.
         planner: size of the search.
         mpc_budget_s: time a plan may take; the planner stops early, or the policy acts alone.
+        plausible_margin: how far an observation entry may lie outside the range of the training data, as a share of
+            the width of that range; infinite for no limit.
         max_observation_age_s: an older observation leads to the safe command.
         action_rate_limit: largest change of a command entry per second, in command units, against the previous
             command; infinite for none.
@@ -42,6 +45,7 @@ class ControllerSettings:
     planner: PlannerSettings
     mpc_budget_s: float
     use_mpc: bool = False
+    plausible_margin: float = np.inf
     max_observation_age_s: float = np.inf
     action_rate_limit: float = np.inf
     model_fallback: bool = True
@@ -109,6 +113,7 @@ class Controller:
         self._low = np.array([a.low for a in action])
         self._high = np.array([a.high for a in action])
         self.safe_values: Vector = np.array([a.safe for a in action])
+        self._plausible = PlausibleRange(bundle.manifest)
         self.ladder = Ladder()
         self._previous: Vector = self.safe_values.copy()
         self.reset(settings)
@@ -261,7 +266,9 @@ class Controller:
             raise ObservationError(
                 f"observation is {age_s * 1e3:.0f} ms old; limit {settings.max_observation_age_s * 1e3:.0f} ms"
             )
-        return self.builder.single(observation)
+        single = self.builder.single(observation)
+        self._plausible.require(single, settings.plausible_margin)
+        return single
 
     def _act(self, observation: np.ndarray, use_mpc: bool, budget_s: float) -> Command:
         start = self._clock()

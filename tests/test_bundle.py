@@ -13,7 +13,7 @@ from maac_learning.agent import Agent
 from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import export_bundle, graph_modules
-from maac_ros.bundle import MANIFEST, Calibration, load_bundle, require_same_task
+from maac_ros.bundle import MANIFEST, Calibration, Observed, load_bundle, require_same_task
 from maac_ros.errors import BundleError
 from maac_ros.inference import OnnxFunction, policy_signature
 from maac_ros.task import load_task
@@ -45,6 +45,9 @@ def exported(tmp_path_factory):
         model,
         data,
         calibration=CALIBRATION,
+        observed=Observed(
+            low=tuple(data.amin(dim=0).tolist()), high=tuple(data.amax(dim=0).tolist())
+        ),
         seed=3,
         env_steps=200,
         evaluation_return=12.5,
@@ -179,6 +182,9 @@ def _replace(copy: Path, name: str, content: bytes) -> None:
         (lambda d: d.pop("discount"), "discount: missing key"),
         (lambda d: d["observation"].pop(), r"observation: \(10\).* disagrees with the task"),
         (lambda d: d["action"][0].update(high=9.0), "action: .* disagrees with the task"),
+        (lambda d: d["calibration"].update(change_std=[1.0]), "change_std: got 1 numbers; .* 11"),
+        (lambda d: d["observed"]["high"].pop(), r"observed\.high: got 10 numbers; expected one"),
+        (lambda d: d["observed"]["low"].append(float("inf")), r"observed\.low.*finite"),
         (lambda d: d["sha256"].pop("model.onnx"), "sha256: got"),
         (lambda d: d.update(members=5), r"next_observation_mean': got shape \[4,"),
     ],

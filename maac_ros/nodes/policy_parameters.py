@@ -111,6 +111,14 @@ AT_RUNTIME = (
         high=60_000,
     ),
     ParameterSpec(
+        "plausible_margin",
+        1.0,
+        "How far an observation entry may lie outside the range of the training data, as a share of the width of "
+        "that range, before it leads to the safe command; 0 for no limit.",
+        low=0,
+        high=1e9,
+    ),
+    ParameterSpec(
         "recovery_ticks",
         5,
         "Ticks in a row without a fault that end the safe command which a fault led to, the last one included.",
@@ -187,6 +195,7 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
         planner=planner.model_copy(update=changed),
         mpc_budget_s=budget_s,
         use_mpc=values["use_mpc"],
+        plausible_margin=values["plausible_margin"] or np.inf,
         max_observation_age_s=age_s,
         action_rate_limit=values["action_rate_limit"] or np.inf,
         model_fallback=values["mpc.model_fallback"],

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from maac_learning.calibration import calibrate
+from maac_learning.calibration import calibrate, observed
 from maac_learning.config import ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit, held_out_rows
 from maac_learning.replay import Transitions
@@ -71,3 +71,14 @@ def test_an_entry_that_never_changes_has_finite_limits():
 def test_nothing_held_out_nothing_calibrated():
     empty = Transitions(*(column[:0] for column in transitions(4)))
     assert calibrate(fitted(transitions(400)), empty, CONFIG) is None
+
+
+def test_observed_is_the_range_of_both_ends_of_every_transition():
+    data = transitions(50)
+    data.observation[3, 1] = -77.0
+    data.next_observation[49, 2] = 88.0  # the last state that was reached began no transition
+    found = observed(data)
+    both = torch.cat((data.observation, data.next_observation)).numpy()
+    np.testing.assert_array_equal(np.float32(found.low), both.min(axis=0))
+    np.testing.assert_array_equal(np.float32(found.high), both.max(axis=0))
+    assert (found.low[1], found.high[2]) == (-77.0, 88.0)
