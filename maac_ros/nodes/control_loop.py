@@ -45,6 +45,7 @@ class LoopReport:
         missed_deadlines: see :class:`TickRecord`.
         missed_now: those since the previous report.
         observation_age_s: at the last tick; NaN without an observation.
+        overtaken: messages dropped because a newer one of their source had come before them.
     """
 
     command: Command | None
@@ -52,6 +53,7 @@ class LoopReport:
     missed_deadlines: int
     missed_now: int
     observation_age_s: float
+    overtaken: int
 
 
 class ControlLoop:
@@ -169,7 +171,10 @@ class ControlLoop:
         command, self._worst = self._worst or self._last, None
         missed = self._missed
         missed_now, self._missed_reported = missed - self._missed_reported, missed
-        return LoopReport(command, self._ticks.summary(), missed, missed_now, self._age_s)
+        overtaken = self._inbox.overtaken.total()
+        return LoopReport(
+            command, self._ticks.summary(), missed, missed_now, self._age_s, overtaken
+        )
 
     def transitions(self) -> list[Transition]:
         """Changes of mode since the last call; of many, the newest."""
@@ -241,10 +246,16 @@ class ControlLoop:
         observation = sample.observation
         age_s = self._age(sample.stamp_ns, arrived)
         limit_s = self._wanted[1].max_observation_age_s
-        if age_s < -limit_s and not isinstance(observation, ObservationError):
+        if isinstance(observation, ObservationError):
+            pass
+        elif age_s < -limit_s:
             observation = ObservationError(
-                f"observation is stamped {-age_s * 1e3:.0f} ms in the future; "
+                f"{sample.oldest} is stamped {-age_s * 1e3:.0f} ms in the future; "
                 "are the clocks of robot and controller synchronised?"
+            )
+        elif age_s > limit_s:
+            observation = ObservationError(
+                f"{sample.oldest} is {age_s * 1e3:.0f} ms old; limit {limit_s * 1e3:.0f} ms"
             )
         self._answered = sample.stamp_ns
         self._tick(observation, age_s, triggered_s, stamp_s)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -11,6 +13,9 @@ from maac_ros.errors import ObservationError
 from maac_ros.nodes.messages import BaseReading, JointReading
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.task import Source, Task
+
+REORDERED_WITHIN_S = 1.0
+"""A message older than the one before by less was overtaken on its way; by more, the clock went back."""
 
 
 class Wake(Enum):
@@ -36,11 +41,13 @@ class Sample:
         observation: (O,) in the task's units, or why there is none.
         stamp_ns: time stamp of the oldest source; None when a source has never been heard.
         received_s: steady time at which the last message came in.
+        oldest: the source whose stamp that is.
     """
 
     observation: Vector | ObservationError
     stamp_ns: int | None
     received_s: float
+    oldest: str = ""
 
 
 class Inbox:
@@ -49,25 +56,44 @@ class Inbox:
     Args:
         task: decides which sources there are.
         wake_on_match: let :meth:`wait` return when all sources carry one and the same stamp.
+        simulated: whether the stamps are of simulated time, which begins anew with each simulator.
     """
 
-    def __init__(self, task: Task, wake_on_match: bool) -> None:
+    def __init__(
+        self, task: Task, wake_on_match: bool, simulated: Callable[[], bool] = lambda: False
+    ) -> None:
         self.sources: tuple[Source, ...] = tuple(sorted(task.sources()))
         self._joints = len(task.robot.joints)
         self._builder = ObservationBuilder(task)
         self._wake_on_match = wake_on_match
+        self._simulated = simulated
         self._condition = threading.Condition()
         self._arrivals: dict[Source, _Arrival] = {}
         self._matched = False
         self._interrupted = False
+        self.overtaken: Counter[Source] = Counter()
+        """Messages dropped because a newer one of the same source had come before."""
 
     def put(
         self, source: Source, stamp_ns: int, reading: JointReading | BaseReading | ObservationError
     ) -> None:
-        """Take in what ``source`` said, or why it cannot be used."""
+        """Take in what ``source`` said, or why it cannot be used.
+
+        On hardware a message that was overtaken by a newer one is dropped, and one from much earlier than the last
+        tells that a clock went back: it cannot be used, but those that follow it can.
+        """
         if stamp_ns == 0:
             reading = ObservationError(f"{source}: header.stamp is 0; its age cannot be told")
         with self._condition:
+            last = self._arrivals.get(source)
+            back_s = 0.0
+            if last is not None and stamp_ns and not self._simulated():
+                back_s = (last.stamp_ns - stamp_ns) * 1e-9
+            if 0.0 < back_s < REORDERED_WITHIN_S:
+                self.overtaken[source] += 1
+                return
+            if back_s > 0.0:
+                reading = ObservationError(f"{source}: header.stamp went back by {back_s:.3g} s")
             self._arrivals[source] = _Arrival(stamp_ns, time.perf_counter(), reading)
             if self._wake_on_match and self._stamps_match():
                 self._matched = True
@@ -106,12 +132,13 @@ class Inbox:
         if unheard := [source for source in self.sources if source not in arrivals]:
             reason = f"no observation yet: nothing heard on {', '.join(unheard)}"
             return Sample(ObservationError(reason), None, 0.0)
-        stamp = min(arrival.stamp_ns for arrival in arrivals.values())
+        oldest = min(arrivals, key=lambda source: arrivals[source].stamp_ns)
+        stamp = arrivals[oldest].stamp_ns
         received = max(arrival.received_s for arrival in arrivals.values())
         state = RobotState.unknown(self._joints)
         for arrival in arrivals.values():
             if isinstance(arrival.reading, ObservationError):
-                return Sample(arrival.reading, stamp, received)
+                return Sample(arrival.reading, stamp, received, oldest)
             if isinstance(arrival.reading, JointReading):
                 state.joint_position, state.joint_velocity = arrival.reading
             else:
@@ -121,4 +148,4 @@ class Inbox:
                     state.base_linear_velocity,
                     state.base_angular_velocity,
                 ) = arrival.reading
-        return Sample(self._builder.build(state), stamp, received)
+        return Sample(self._builder.build(state), stamp, received, oldest)

@@ -154,8 +154,9 @@ class PolicyNode(LifecycleNode):
             require_same_task(bundle, load_task(values["task"]))
         task, trigger = bundle.task, values["trigger"]
         sensors = RELIABLE if values["reliable_sensors"] else BEST_EFFORT
-        inbox = Inbox(task, wake_on_match=trigger == "observation")
         clock = self.get_clock()
+        ros_time = RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active)
+        inbox = Inbox(task, trigger == "observation", ros_time.simulated)
         self._commands = self.create_publisher(
             Float64MultiArray, "policy_controller/commands", RELIABLE
         )
@@ -172,7 +173,7 @@ class PolicyNode(LifecycleNode):
         self._loop = ControlLoop(
             controller,
             inbox,
-            RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active),
+            ros_time,
             self._send,
             self._measure,
             self._on_loop_failure,

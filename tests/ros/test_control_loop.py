@@ -26,7 +26,7 @@ class Rig:
         self.sent, self.ticks, self.failures = [], [], []
         self.changed = threading.Condition()
         base = ControllerSettings(bundle.task.planner, mpc_budget_s=1.0, max_observation_age_s=0.2)
-        self.inbox = Inbox(bundle.task, wake_on_match=trigger == "observation")
+        self.inbox = Inbox(bundle.task, trigger == "observation", lambda: simulated)
         self.controller = Controller(bundle, dataclasses.replace(base, **settings))
         self.loop = ControlLoop(
             self.controller,
@@ -114,8 +114,8 @@ def test_timer_ticks_on_the_newest_observation(rig):
 @pytest.mark.parametrize(
     ("offset_s", "reason"),
     [
-        (-0.3, "observation is 300 ms old; limit 200 ms"),
-        (0.3, "stamped 300 ms in the future"),
+        (-0.3, "joint_states is 300 ms old; limit 200 ms"),
+        (0.3, "joint_states is stamped 300 ms in the future"),
     ],
 )
 def test_stamps_far_from_now_are_unsafe(rig, offset_s, reason):
@@ -317,3 +317,28 @@ def test_sources_match_only_with_one_stamp():
     assert inbox.wait(0.0) is Wake.MATCH
     assert inbox.wait(0.0) is Wake.DEADLINE
     assert inbox.newest().observation.shape == (27,)
+
+
+def test_overtaken_message_is_dropped_and_counted(rig):
+    made = rig("timer")
+    made.put(made.now_ns, JointReading(np.array([0.5, 0.0]), np.zeros(2)))
+    made.put(made.now_ns - 1_000_000)
+    sample = made.inbox.newest()
+    assert sample.stamp_ns == made.now_ns
+    assert sample.observation[0] == 0.5
+    assert made.loop.report().overtaken == 1
+    assert made.inbox.overtaken == {"joint_states": 1}
+
+
+def test_clock_that_goes_back_costs_one_message(rig):
+    made = rig("observation")
+    made.loop.start()
+    made.put(made.now_ns)
+    assert made.until_sent(1)[0].mode is Mode.POLICY
+    made.now_ns -= 60 * SECOND
+    made.put(made.now_ns)
+    command, _ = made.until_sent(2)
+    assert command.mode is Mode.SAFE
+    assert command.reason == "joint_states: header.stamp went back by 60 s"
+    made.put(made.now_ns + 1)
+    assert made.until_sent(3)[0].mode is Mode.POLICY
