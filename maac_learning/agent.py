@@ -168,7 +168,8 @@ class Agent:
         shuffles = draws.shuffles(horizon, rows)
 
         def step(observation: Tensor, action: Tensor, t: int) -> Prediction:
-            return model.step(observation, action, shuffles[t], state_noise[t])
+            width = self.config.termination_width
+            return model.step(observation, action, shuffles[t], state_noise[t], width)
 
         return self._unroll(model, start, horizon, action_noise, step)
 

@@ -104,6 +104,9 @@ class AgentConfig(schema.Description):
 
     horizon: int = Field(default=5, ge=0, le=50)
     """H of the actor's objective: model steps before the terminal Q-function."""
+    termination_width: float = Field(default=0.0, ge=0)
+    """Width of the kernel, in standard deviations of the observation, by which the actor's gradient sees terminations
+    within the horizon; at 0 it does not."""
     critic_data: Literal["rollout", "transitions"] = "rollout"
     """What the critics learn from: the first state and action of the actor's own rollout, or stored transitions."""
     critic_horizon: int = Field(default=5, ge=0, le=50)

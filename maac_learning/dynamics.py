@@ -41,11 +41,32 @@ class TerminationRule(nn.Module):
             high[index] = torch.inf if rule.max is None else rule.max
         self.register_buffer("low", low)
         self.register_buffer("high", high)
+        self._bounded = [i for i in range(len(names)) if low[i] > -torch.inf or high[i] < torch.inf]
 
     def forward(self, observation: Tensor) -> Tensor:
         """1.0 where (..., O) lies outside the bounds, else 0.0; shape (...)."""
         outside = (observation < self.low) | (observation > self.high)
         return outside.any(dim=-1).to(observation.dtype)
+
+    def differentiable(self, observation: Tensor, width: Tensor) -> Tensor:
+        """:meth:`forward`, with the gradient of a logistic function of the distance to the nearest bound.
+
+        A step's own gradient is zero, so that a pathwise gradient through it does not see that episodes end sooner
+        or later as the policy changes: in expectation that change is the density of the rows at the bound, which the
+        logistic's slope estimates, as a kernel does.
+
+        Args:
+            observation: (..., O).
+            width: (O,) scale of the logistic, in units of the observation.
+        """
+        terminated = self(observation)
+        if not self._bounded:
+            return terminated
+        near, width = observation[..., self._bounded], width[self._bounded]
+        low, high = self.low[self._bounded], self.high[self._bounded]
+        inside = torch.minimum((near - low) / width, (high - near) / width).amin(dim=-1)
+        smooth = torch.sigmoid(-inside)
+        return terminated + (smooth - smooth.detach())
 
 
 class RewardRule(nn.Module):
@@ -160,7 +181,12 @@ class DynamicsEnsemble(nn.Module):
         return following, std[..., :size], reward, reward_std
 
     def step(
-        self, observation: Tensor, action: Tensor, shuffle: Shuffle | None, noise: Tensor
+        self,
+        observation: Tensor,
+        action: Tensor,
+        shuffle: Shuffle | None,
+        noise: Tensor,
+        termination_width: float = 0.0,
     ) -> Prediction:
         """One reparameterised step in which each row follows one member (TS1).
 
@@ -169,6 +195,8 @@ class DynamicsEnsemble(nn.Module):
             action: (B, A), normalised.
             shuffle: deals the rows to the members; None deals the first B / E rows to the first, and so on.
             noise: (B, O) standard normal, in the order in which the rows are dealt.
+            termination_width: of :meth:`TerminationRule.differentiable`, in standard deviations of the observation;
+                0 for no gradient through terminations.
         """
         rows, size = observation.shape
         inputs = torch.cat((observation, action), dim=-1)
@@ -183,7 +211,11 @@ class DynamicsEnsemble(nn.Module):
         if shuffle is not None:
             sample = sample.index_select(0, shuffle.back)
         following = observation + sample[:, :size]
-        terminated = self.termination(following)
+        if termination_width > 0.0 and torch.is_grad_enabled():
+            width = termination_width * self.input.std[:size]
+            terminated = self.termination.differentiable(following, width)
+        else:
+            terminated = self.termination(following)
         if self.reward is None:
             return Prediction(following, sample[:, size], terminated)
         reward = self.reward(observation, action, following, terminated)

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, RewardRule, Shuffle, _split, fit
+from maac_learning.dynamics import (
+    DynamicsEnsemble,
+    RewardRule,
+    Shuffle,
+    TerminationRule,
+    _split,
+    fit,
+)
 from maac_learning.export import ActionScaling
 from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
@@ -48,6 +55,48 @@ def test_termination_follows_the_tasks_bounds():
     assert ensemble(task="half_cheetah", observations=17, actions=6).termination(
         torch.full((2, 17), 1e6)
     ).tolist() == [0.0, 0.0]
+
+
+def test_gradient_of_terminations_is_that_of_their_expectation():
+    """Rows around a bound: the density there is known."""
+    rule = TerminationRule(load_task("inverted_pendulum"))  # |hinge position| <= 0.2
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(200_000, generator=random, dtype=torch.float64)
+    for mean, std in ((0.15, 0.05), (-0.25, 0.1), (0.0, 0.1)):
+        shift = torch.tensor(mean, dtype=torch.float64, requires_grad=True)
+        observation = torch.zeros(len(noise), 4, dtype=torch.float64)
+        observation[:, 1] = std * noise
+        observation = observation + shift * torch.eye(4, dtype=torch.float64)[1]
+        ended = rule.differentiable(observation, torch.full((4,), 0.01, dtype=torch.float64))
+        assert torch.equal(ended, rule(observation))
+        (slope,) = torch.autograd.grad(ended.mean(), shift)
+        ends = torch.distributions.Normal(mean, std)
+        density = [ends.log_prob(torch.tensor(bound)).exp() for bound in (-0.2, 0.2)]
+        assert slope.item() == pytest.approx(float(density[1] - density[0]), rel=0.05, abs=0.05)
+
+
+def test_without_bounds_nothing_terminates_and_no_gradient_flows():
+    observation = torch.randn(5, 17, requires_grad=True)
+    rule = TerminationRule(load_task("half_cheetah"))
+    assert torch.equal(rule.differentiable(observation, torch.ones(17)), torch.zeros(5))
+
+
+def test_step_lets_the_gradient_see_terminations_only_where_that_is_asked_for():
+    model = ensemble()
+    observation = torch.zeros(300, 4)
+    observation[:, 1] = torch.linspace(-0.3, 0.3, 300)
+    observation.requires_grad_()
+    arguments = observation, torch.zeros(300, 1), None, torch.zeros(300, 4)
+    hard, seen = model.step(*arguments), model.step(*arguments, termination_width=0.1)
+    assert torch.equal(hard.terminated, seen.terminated.detach())
+    assert not hard.terminated.requires_grad
+    (slope,) = torch.autograd.grad(seen.terminated.sum(), observation)
+    assert (slope[:, 1][observation[:, 1] > 0.1] > 0).all()
+    assert (slope[:, 1][observation[:, 1] < -0.1] < 0).all()
+    with torch.no_grad():
+        assert torch.equal(
+            model.step(*arguments, termination_width=0.1).terminated, hard.terminated
+        )
 
 
 def linear_data(rows: int, noise: float, generator: torch.Generator):
