@@ -40,7 +40,7 @@ class LoopReport:
     """What the loop did.
 
     Attributes:
-        command: the worst command since the previous report, or the last one when there was none since.
+        command: the first of the worst commands since the previous report, or the last one when there was none.
         tick: durations of whole ticks, publishing included.
         missed_deadlines: see :class:`TickRecord`.
         missed_now: those since the previous report.
@@ -289,7 +289,7 @@ class ControlLoop:
             command = self._controller.overrule(command, overruled)
         monitor = self._controller.monitor
         self._last, self._age_s = command, age_s
-        if self._worst is None or _severity(command) >= _severity(self._worst):
+        if self._worst is None or _severity(command) > _severity(self._worst):
             self._worst = command
         self._ticks.add(ended - begun)
         missed = self._skipped + (ended - triggered_s > self._period_s)
@@ -345,6 +345,8 @@ class ControlLoop:
 
 
 def _severity(command: Command) -> int:
-    if command.mode.commands_safe_values:
+    if command.mode is Mode.STOPPED:
+        return 3
+    if command.mode is Mode.SAFE:
         return 2
     return 1 if command.reason else 0
