@@ -340,6 +340,8 @@ class ControlLoop:
             )
             self._worst = Command(self._controller.safe_values.copy(), Mode.SAFE, self._overruled)
             self._send(self._worst, self._answered or 0)
+        except Exception as reason:  # else the watchdog would die in silence
+            self._failed(reason)
         finally:
             self._sending.release()
 

@@ -248,6 +248,21 @@ def test_tick_that_hangs_is_overruled_by_the_safe_command(rig, method):
     assert made.loop.report().command.reason.startswith("a tick has taken")
 
 
+def test_watchdog_that_cannot_send_is_reported(bundle):
+    made = Rig(bundle, "observation", tick_limit_s=0.02)
+    reported = threading.Event()
+    made.loop._failed = lambda reason: (made.failures.append(reason), reported.set())
+    made.loop._send = lambda command, answers: 1 / 0
+    go_on = hang(made, "tick")
+    made.loop.start()
+    made.put(made.now_ns)
+    assert reported.wait(10)
+    assert isinstance(made.failures[0], ZeroDivisionError)
+    go_on.set()
+    made.loop._watchdog.stop()
+    made.loop._thread.join(10)
+
+
 def test_safe_command_ends_a_hung_loop_too(rig):
     made = rig("observation", tick_limit_s=10.0)
     go_on = hang(made, "tick")
