@@ -98,6 +98,8 @@ class Controller:
         clock: steady seconds.
     """
 
+    _previous: Vector
+
     def __init__(
         self,
         bundle: Bundle,
@@ -115,7 +117,6 @@ class Controller:
         self.safe_values: Vector = np.array([a.safe for a in action])
         self._plausible = PlausibleRange(bundle.manifest)
         self.ladder = Ladder()
-        self._previous: Vector = self.safe_values.copy()
         self.reset(settings)
 
     @property
@@ -144,9 +145,7 @@ class Controller:
         """Forget the past, but not :meth:`stop`: statistics, previous command, the planner's random stream."""
         if settings is not None:
             self._settings = settings
-        stopped, self.ladder = self.ladder.stopped, Ladder()
-        if stopped:
-            self.ladder.stop(stopped)
+        self.ladder.forget()
         self.statistics = Statistics()
         self._previous = self.safe_values.copy()
         self._planner = CemPlanner(self.bundle, self._settings.planner, self._seed, self._clock)
@@ -174,6 +173,7 @@ class Controller:
         observation: Vector | ObservationError | None,
         age_s: float,
         stamp_s: float | None = None,
+        source: str = "observation",
     ) -> Command:
         """Decide the command for one control period.
 
@@ -182,6 +182,7 @@ class Controller:
                 been heard.
             age_s: age of its oldest source.
             stamp_s: when it was taken, on any clock; None for one control period after the last one.
+            source: name of that source.
 
         Never raises on bad input: the safe command comes with the reason instead.
         """
@@ -189,7 +190,7 @@ class Controller:
         if self.stopped:
             command = Command(self.safe_values.copy(), Mode.SAFE, self.stopped)
         else:
-            command = self._decide(observation, age_s, stamp_s)
+            command = self._decide(observation, age_s, stamp_s, source)
         command = self._settle(command)
         self._previous = command.values
         self.statistics.ticks[command.mode] += 1
@@ -232,10 +233,11 @@ class Controller:
         observation: Vector | ObservationError | None,
         age_s: float,
         stamp_s: float | None,
+        source: str,
     ) -> Command:
         settings = self._settings
         try:
-            usable = self._usable(observation, age_s, settings)
+            usable = self._usable(observation, age_s, source, settings)
             self.monitor.compare(usable, stamp_s)
             doubt = self.monitor.doubt
             self.statistics.doubted += bool(doubt)
@@ -256,6 +258,7 @@ class Controller:
         self,
         observation: Vector | ObservationError | None,
         age_s: float,
+        source: str,
         settings: ControllerSettings,
     ) -> Array:
         if observation is None:
@@ -264,7 +267,7 @@ class Controller:
             raise observation
         if not age_s <= settings.max_observation_age_s:
             raise ObservationError(
-                f"observation is {age_s * 1e3:.0f} ms old; limit {settings.max_observation_age_s * 1e3:.0f} ms"
+                f"{source} is {age_s * 1e3:.0f} ms old; limit {settings.max_observation_age_s * 1e3:.0f} ms"
             )
         single = self.builder.single(observation)
         self._plausible.require(single, settings.plausible_margin)

@@ -17,10 +17,6 @@ class Mode(str, Enum):
     SAFE = "safe"
     STOPPED = "stopped"
 
-    @property
-    def commands_safe_values(self) -> bool:
-        return self in (Mode.SAFE, Mode.STOPPED)
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -56,10 +52,14 @@ class Ladder:
     """
 
     def __init__(self) -> None:
+        self._stopped = ""
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew; a latched stop holds."""
         self.counts: Counter[tuple[Mode | None, Mode]] = Counter()
         self.news: deque[Transition] = deque(maxlen=_TRANSITIONS_KEPT)
         self._mode: Mode | None = None
-        self._stopped = ""
         self._commanded = False
         self._fault = ""
         self._fault_began_s = 0.0

@@ -246,19 +246,13 @@ class ControlLoop:
         observation = sample.observation
         age_s = self._age(sample.stamp_ns, arrived)
         limit_s = self._wanted[1].max_observation_age_s
-        if isinstance(observation, ObservationError):
-            pass
-        elif age_s < -limit_s:
+        if age_s < -limit_s and not isinstance(observation, ObservationError):
             observation = ObservationError(
                 f"{sample.oldest} is stamped {-age_s * 1e3:.0f} ms in the future; "
                 "are the clocks of robot and controller synchronised?"
             )
-        elif age_s > limit_s:
-            observation = ObservationError(
-                f"{sample.oldest} is {age_s * 1e3:.0f} ms old; limit {limit_s * 1e3:.0f} ms"
-            )
         self._answered = sample.stamp_ns
-        self._tick(observation, age_s, triggered_s, stamp_s)
+        self._tick(observation, age_s, triggered_s, stamp_s, sample.oldest)
 
     def _age(self, stamp_ns: int, arrived: bool) -> float:
         if not self._ros_time.simulated():
@@ -272,13 +266,14 @@ class ControlLoop:
         age_s: float,
         triggered_s: float,
         stamp_s: float = float("nan"),
+        source: str = "observation",
     ) -> None:
         self._adopt()
         statistics = self._controller.statistics
         inferences, plans = statistics.inference.count, statistics.planning.count
         begun = time.perf_counter()
         self._watchdog.tick_begins()
-        command = self._controller.tick(observation, age_s, stamp_s)
+        command = self._controller.tick(observation, age_s, stamp_s, source)
         self._publish(command, self._answered or 0)
         ended = time.perf_counter()
         self._controller.assess()

@@ -37,9 +37,9 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer; waits for a call under way, unless that is what stops the watchdog."""
+        """Watch no longer; waits for a call under way."""
         self._ended.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None:
             self._thread.join()
         self._thread = None
 
