@@ -71,6 +71,8 @@ setup(
         "imageio",
         "imageio-ffmpeg",
         "matplotlib",
+        "mcap",
+        "mcap-ros2-support",
         "mujoco>=3.2",
         "numpy>=1.26",
         "onnx",
@@ -90,7 +92,7 @@ setup(
         "baselines": ["stable-baselines3"],
         # For `maac report`. The arch that rliable asks for cannot be imported with pandas 3.
         "report": ["jinja2", "pandas<3", "rliable"],
-        "test": ["hypothesis", "pytest", "pytest-timeout"],
+        "test": ["hypothesis", "pytest", "pytest-timeout", "rosbags"],
     },
     entry_points={
         "console_scripts": [f"{program} = {main}" for program, main in PROGRAMS.items()],

@@ -19,6 +19,9 @@ COMMANDS = {
     "export": Subcommand(
         "maac_learning.commands:export", "turn a run's newest checkpoint into a bundle"
     ),
+    "replay": Subcommand(
+        "maac_ros.replay:replay", "repeat what a policy node recorded, and compare the commands"
+    ),
     "report": Subcommand(
         "maac_learning.report:report", "draw committed learning curves and measurements"
     ),

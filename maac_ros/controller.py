@@ -96,6 +96,11 @@ class Controller:
         settings: see :class:`ControllerSettings`.
         seed: of the planner.
         clock: steady seconds.
+
+    Attributes:
+        seed: see above.
+        settled_s: when the mode of the last tick was decided, by ``clock``.
+        plan_iterations: how many the plan of the last tick did; None where nothing was planned.
     """
 
     _previous: Vector
@@ -109,7 +114,7 @@ class Controller:
     ) -> None:
         self.bundle = bundle
         self.builder = ObservationBuilder(bundle.task)
-        self._seed = seed
+        self.seed = seed
         self._clock = clock
         action = bundle.manifest.action
         self._low = np.array([a.low for a in action])
@@ -117,6 +122,8 @@ class Controller:
         self.safe_values: Vector = np.array([a.safe for a in action])
         self._plausible = PlausibleRange(bundle.manifest)
         self.ladder = Ladder()
+        self.settled_s = 0.0
+        self.plan_iterations: int | None = None
         self.reset(settings)
 
     @property
@@ -148,14 +155,14 @@ class Controller:
         self.ladder.forget()
         self.statistics = Statistics()
         self._previous = self.safe_values.copy()
-        self._planner = CemPlanner(self.bundle, self._settings.planner, self._seed, self._clock)
+        self._planner = CemPlanner(self.bundle, self._settings.planner, self.seed, self._clock)
         self.monitor = ModelMonitor(self.bundle)
         self._answered: Array | None = None
 
     def configure(self, settings: ControllerSettings) -> None:
         """Change the settings between two ticks."""
         if settings.planner != self._settings.planner:
-            self._planner = CemPlanner(self.bundle, settings.planner, self._seed, self._clock)
+            self._planner = CemPlanner(self.bundle, settings.planner, self.seed, self._clock)
         self._settings = settings
 
     def warm_up(self, ticks: int = 5) -> None:
@@ -174,6 +181,7 @@ class Controller:
         age_s: float,
         stamp_s: float | None = None,
         source: str = "observation",
+        plan_iterations: int | None = None,
     ) -> Command:
         """Decide the command for one control period.
 
@@ -183,14 +191,15 @@ class Controller:
             age_s: age of its oldest source.
             stamp_s: when it was taken, on any clock; None for one control period after the last one.
             source: name of that source.
+            plan_iterations: how many a plan does, to repeat a recorded tick; by default what settings and budget allow.
 
         Never raises on bad input: the safe command comes with the reason instead.
         """
-        self._answered = None
+        self._answered = self.plan_iterations = None
         if self.stopped:
             command = Command(self.safe_values.copy(), Mode.SAFE, self.stopped)
         else:
-            command = self._decide(observation, age_s, stamp_s, source)
+            command = self._decide(observation, age_s, stamp_s, source, plan_iterations)
         command = self._settle(command)
         self._previous = command.values
         self.statistics.ticks[command.mode] += 1
@@ -220,9 +229,12 @@ class Controller:
 
     def _settle(self, command: Command) -> Command:
         """What the ladder of modes makes of ``command``."""
+        self.settled_s = self._clock()
         mode, reason = self.ladder.settle(
-            command.mode, command.reason, self._clock(), self._settings.rules
+            command.mode, command.reason, self.settled_s, self._settings.rules
         )
+        if mode is Mode.STOPPED:
+            self._answered = None  # a stop is the same before a tick and in the midst of one
         if mode is command.mode:
             return command
         self.statistics.fallbacks["stop" if mode is Mode.STOPPED else "recovery"] += 1
@@ -234,6 +246,7 @@ class Controller:
         age_s: float,
         stamp_s: float | None,
         source: str,
+        plan_iterations: int | None,
     ) -> Command:
         settings = self._settings
         try:
@@ -242,7 +255,9 @@ class Controller:
             doubt = self.monitor.doubt
             self.statistics.doubted += bool(doubt)
             trusted = not (doubt and settings.model_fallback)
-            command = self._act(usable, settings.use_mpc and trusted, settings.mpc_budget_s)
+            command = self._act(
+                usable, settings.use_mpc and trusted, settings.mpc_budget_s, plan_iterations
+            )
             if settings.use_mpc and not trusted:
                 self.statistics.fallbacks["model"] += 1
                 command = replace(command, reason=doubt)
@@ -273,7 +288,13 @@ class Controller:
         self._plausible.require(single, settings.plausible_margin)
         return single
 
-    def _act(self, observation: np.ndarray, use_mpc: bool, budget_s: float) -> Command:
+    def _act(
+        self,
+        observation: np.ndarray,
+        use_mpc: bool,
+        budget_s: float,
+        plan_iterations: int | None = None,
+    ) -> Command:
         start = self._clock()
         action, _ = self.bundle.policy(observation=observation[None])
         command = Command(action[0].astype(np.float64), Mode.POLICY)
@@ -282,8 +303,9 @@ class Controller:
             self._planner.forget()
             return command
         start = self._clock()
-        plan = self._planner.plan(observation, budget_s)
+        plan = self._planner.plan(observation, budget_s, plan_iterations)
         self.statistics.planning.add(self._clock() - start)
+        self.plan_iterations = plan.iterations
         if plan.iterations == 0:
             self.statistics.fallbacks["budget"] += 1
             return Command(command.values, Mode.POLICY, f"no plan fits {budget_s * 1e3:.1f} ms")

@@ -21,6 +21,10 @@ class ObservationError(MaacError):
     """An observation cannot be built, or holds values that must not reach the policy."""
 
 
+class RecordingError(MaacError):
+    """A recording cannot be made, cannot be read, or is not one of this project."""
+
+
 class CheckpointError(MaacError):
     """A training checkpoint is missing, damaged or belongs to another configuration."""
 

@@ -173,6 +173,11 @@ _RATE_LIMIT = Argument(
 _RECOVERY = Argument(
     "recovery_ticks", 5, "ticks in a row without a fault that end the safe command"
 )
+_RECORD = Argument(
+    "record",
+    "",
+    "folder for a recording of every tick, which `maac replay` repeats; empty for none",
+)
 _TRIGGERS = ("timer", "observation")
 
 SIM_TRAIN = Graph(
@@ -222,6 +227,7 @@ SIM_DEPLOY = Graph(
         _RATE_LIMIT,
         _RECOVERY,
         Argument("stop_after_ms", 0.0, "a longer fault latches the stop, ms; 0 for never"),
+        _RECORD,
     ),
     nodes=(
         NodeSpec(
@@ -237,7 +243,7 @@ SIM_DEPLOY = Graph(
             parameters={
                 **_refs("task", "bundle", "use_mpc", "seed", "trigger"),
                 **_refs("max_observation_age_ms", "action_rate_limit"),
-                **_refs("recovery_ticks", "stop_after_ms"),
+                **_refs("recovery_ticks", "stop_after_ms", "record"),
                 "use_sim_time": True,
                 "reliable_sensors": True,
                 "autostart": True,
@@ -275,6 +281,7 @@ ROBOT = Graph(
         _RATE_LIMIT,
         _RECOVERY,
         Argument("stop_after_ms", 2000.0, "a longer fault latches the stop, ms; 0 for never"),
+        _RECORD,
         Argument(
             "autostart",
             False,
@@ -294,6 +301,7 @@ ROBOT = Graph(
                 "action_rate_limit",
                 "recovery_ticks",
                 "stop_after_ms",
+                "record",
                 "autostart",
             ),
             remappings={

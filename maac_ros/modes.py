@@ -48,11 +48,13 @@ class Ladder:
 
     Attributes:
         counts: transitions so far.
+        clears: how often a stop was cleared.
         news: the newest transitions, for whoever takes them out.
     """
 
     def __init__(self) -> None:
         self._stopped = ""
+        self.clears = 0
         self.forget()
 
     def forget(self) -> None:
@@ -78,6 +80,7 @@ class Ladder:
         """Let the next tick command again, without a wait."""
         self._stopped = self._fault = ""
         self._commanded = False
+        self.clears += 1
 
     def settle(self, wanted: Mode, reason: str, now_s: float, rules: Rules) -> tuple[Mode, str]:
         """The mode of this tick, and why it is not the one that was asked for.

@@ -24,6 +24,9 @@ MIN_STD = 0.01
 _FORGETTING = 0.9
 """How much of the slowest duration seen is still expected at the next plan: one stall must not end planning."""
 
+_STREAM_LENGTH = 1 << 64
+"""Random numbers set aside for one plan; no plan draws nearly as many."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,7 +66,9 @@ class CemPlanner:
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._random = np.random.default_rng(seed)
+        self._bits = np.random.PCG64(seed)
+        self._stream_start, self._plans = self._bits.state, 0
+        self._random = np.random.Generator(self._bits)
         low = np.array([a.low for a in bundle.manifest.action], dtype=np.float32)
         high = np.array([a.high for a in bundle.manifest.action], dtype=np.float32)
         self._low, self._high = low, high
@@ -85,17 +90,26 @@ class CemPlanner:
         """Do not start from the last plan again: the robot did not follow it."""
         self._last = None
 
-    def plan(self, observation: Array, budget_s: float = np.inf) -> Plan:
+    def plan(
+        self, observation: Array, budget_s: float = np.inf, iterations: int | None = None
+    ) -> Plan:
         """Plan from ``observation`` (O,), float32, within ``budget_s`` seconds.
 
         An iteration is started only when the slowest of the recent ones would still fit, and given up between two
         model steps when the budget is spent all the same: then the plan is that of the iterations before.
+
+        What a plan depends on is the seed, the observation, the plan before it, how many there were, and how many
+        iterations it does, so that ``iterations``, in place of those of the settings, can repeat what a budget cut
+        short.
         """
+        self._begin_stream()
+        if iterations is None:
+            iterations = self.settings.iterations
         start = self._clock()
         self._deadline = start + budget_s
         value, done = float("nan"), 0
         begun = start
-        for iteration in range(self.settings.iterations):
+        for iteration in range(iterations):
             kind = min(iteration, 1)
             if begun + self._expected_s[kind] > self._deadline:
                 self._expected_s[kind] *= _FORGETTING
@@ -161,9 +175,11 @@ class CemPlanner:
         mean = np.einsum("k,hka->ha", weight, elites)
         variance = np.einsum("k,hka->ha", weight, (elites - mean[:, None]) ** 2)
         std = np.maximum(np.sqrt(variance), self._min_std)
-        keep = 0.0 if first else self.settings.smoothing
-        self._mean += (1.0 - keep) * (mean - self._mean)
-        self._std += (1.0 - keep) * (std - self._std)
+        if first:
+            self._mean[...], self._std[...] = mean, std
+        else:
+            self._mean += (1.0 - self.settings.smoothing) * (mean - self._mean)
+            self._std += (1.0 - self.settings.smoothing) * (std - self._std)
         return float(weight @ returns[best])
 
     def _weights(self, returns: Array) -> Array:
@@ -175,6 +191,12 @@ class CemPlanner:
         scale = max(float(finite.std()), 1e-6) * self.settings.temperature
         weight = np.exp((finite - finite.max()) / scale)
         return (weight / weight.sum()).astype(np.float32)
+
+    def _begin_stream(self) -> None:
+        """Give this plan random numbers of its own, wherever in theirs the plans before it were cut short."""
+        self._bits.state = self._stream_start
+        self._bits.advance(self._plans * _STREAM_LENGTH)
+        self._plans += 1
 
     def _draw_noise(self) -> None:
         self._random.standard_normal(dtype=np.float32, out=self._noise)

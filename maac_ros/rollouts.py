@@ -84,6 +84,7 @@ class ModelRollouts:
         self._total.fill(0.0)
         self._alive.fill(1.0)
         self._weight = 1.0
+        self._slot_row[:] = self._rows  # wherever an earlier rollout was given up
         self._deal()
 
     def ask_policy(self) -> None:

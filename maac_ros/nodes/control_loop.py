@@ -15,6 +15,7 @@ from maac_ros.nodes.inbox import Inbox, Sample, Wake
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.nodes.watchdog import Watchdog
 from maac_ros.observation import Vector
+from maac_ros.recording import FlightRecorder, RecordedTick
 from maac_ros.timing import Deadlines, Recorder, Summary
 
 Trigger = Literal["timer", "observation"]
@@ -77,6 +78,7 @@ class ControlLoop:
         measured: is told of each tick after it.
         failed: is told of an exception that ended the thread.
         trigger: see above.
+        recorder: takes every tick down.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class ControlLoop:
         measured: Callable[[TickRecord], None],
         failed: Callable[[Exception], None],
         trigger: Trigger,
+        recorder: FlightRecorder | None = None,
     ) -> None:
         self._controller = controller
+        self._recorder = recorder
         self._wanted: tuple[Controller, ControllerSettings] = (controller, controller.settings)
         self._inbox, self._ros_time = inbox, ros_time
         self._send, self._measured, self._failed = send, measured, failed
@@ -269,6 +273,8 @@ class ControlLoop:
         source: str = "observation",
     ) -> None:
         self._adopt()
+        number, ladder = self._ticks.count, self._controller.ladder
+        clears, stopped = ladder.clears, ladder.stopped
         statistics = self._controller.statistics
         inferences, plans = statistics.inference.count, statistics.planning.count
         begun = time.perf_counter()
@@ -280,8 +286,31 @@ class ControlLoop:
         with self._sending:
             self._watchdog.tick_ends()
             overruled, self._overruled = self._overruled, ""
+        settled_s = self._controller.settled_s
         if overruled:
             command = self._controller.overrule(command, overruled)
+        if self._recorder is not None:
+            self._recorder.take(
+                RecordedTick(
+                    number=number,
+                    observation=str(observation)
+                    if isinstance(observation, ObservationError)
+                    else tuple(observation.tolist()),
+                    age_s=age_s,
+                    stamp_s=stamp_s,
+                    source=source,
+                    clears=clears,
+                    stopped=stopped,
+                    settled_s=settled_s,
+                    plan_iterations=self._controller.plan_iterations,
+                    overruled=overruled,
+                    overruled_s=self._controller.settled_s,
+                    values=tuple(command.values.tolist()),
+                    mode=command.mode,
+                    reason=command.reason,
+                ),
+                self._controller,
+            )
         monitor = self._controller.monitor
         self._last, self._age_s = command, age_s
         if self._worst is None or _severity(command) > _severity(self._worst):

@@ -4,7 +4,8 @@ In: ``joint_states`` (sensor_msgs/JointState, joints by name) and, where the tas
 (nav_msgs/Odometry, twist in the child frame). Out: ``policy_controller/commands`` (std_msgs/Float64MultiArray,
 in command units), ``~/plan`` while planning (trajectory_msgs/JointTrajectory, joint efforts in N or N·m),
 ``~/metadata`` (std_msgs/String, latched: the bundle's manifest), ``~/telemetry`` (std_msgs/Float64MultiArray, a row
-for each tick, see :mod:`maac_ros.nodes.telemetry`), ``/diagnostics`` at 1 Hz. Services: ``~/stop`` (latched),
+for each tick, see :mod:`maac_ros.nodes.telemetry`), ``/diagnostics`` at 1 Hz. On request it records every tick, so that
+``maac replay`` can do them again. Services: ``~/stop`` (latched),
 ``~/clear_stop``, ``~/reload``.
 
 The lifecycle: configure loads, verifies and warms up the bundle; activate starts to command; deactivate sends the
@@ -20,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -60,9 +62,10 @@ from maac_ros.nodes.policy_parameters import (
     controller_settings,
 )
 from maac_ros.nodes.telemetry import TickRecord
+from maac_ros.recording import FlightRecorder
 from maac_ros.task import Source, load_task
 
-READ_AT_CONFIGURE = ("task", "trigger", "seed", "reliable_sensors")
+READ_AT_CONFIGURE = ("task", "trigger", "seed", "reliable_sensors", "record")
 
 
 class PolicyNode(LifecycleNode):
@@ -78,6 +81,7 @@ class PolicyNode(LifecycleNode):
         self._leave = leave
         self._loop: ControlLoop | None = None
         self._bundle: Bundle | None = None
+        self._recorder: FlightRecorder | None = None
         self._failure = ""
         self._interfaces: list[Callable[[], object]] = []
         check_values(declare(self, (*AT_CONFIGURE, *AT_RUNTIME, *AT_START)))
@@ -97,7 +101,12 @@ class PolicyNode(LifecycleNode):
         )
 
     def close(self) -> None:
-        """Send the safe command, when commanding, and end the control thread."""
+        """Send the safe command, when commanding, end the control thread, and finish the recording."""
+        self._halt()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _halt(self) -> None:
         if self._loop is not None:
             self._loop.stop()
             self._commands.wait_for_all_acked(Duration(seconds=0.5))
@@ -127,7 +136,7 @@ class PolicyNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
+        self._halt()
         self.get_logger().info("no longer commanding; the safe command was the last one sent")
         return super().on_deactivate(state)
 
@@ -136,13 +145,13 @@ class PolicyNode(LifecycleNode):
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
+        self._halt()
         self._release()
         self._leave.request()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
+        self._halt()
         self._release()
         return super().on_error(state)
 
@@ -170,6 +179,11 @@ class PolicyNode(LifecycleNode):
             kind, callback = self._reader(source, inbox, bundle)
             subscription = self.create_subscription(kind, source, callback, sensors)
             self._interfaces.append(partial(self.destroy_subscription, subscription))
+        if values["record"]:
+            self._recorder = FlightRecorder(
+                Path(values["record"]), self.get_fully_qualified_name(), self._commands.topic_name
+            )
+            self.get_logger().info(f"recording into '{self._recorder.folder}'")
         self._loop = ControlLoop(
             controller,
             inbox,
@@ -178,6 +192,7 @@ class PolicyNode(LifecycleNode):
             self._measure,
             self._on_loop_failure,
             trigger,
+            self._recorder,
         )
         self._use(bundle)
 
@@ -201,7 +216,9 @@ class PolicyNode(LifecycleNode):
         for destroy in self._interfaces:
             destroy()
         self._interfaces = []
-        self._loop = self._bundle = None
+        if self._recorder is not None:
+            self._recorder.close()
+        self._loop = self._bundle = self._recorder = None
 
     # In and out
 
@@ -259,7 +276,10 @@ class PolicyNode(LifecycleNode):
             else:
                 self.get_logger().info(told)
         self._diagnostics.publish(
-            diagnostics(self, *policy_status.status(self._bundle, self._loop, self._failure))
+            diagnostics(
+                self,
+                *policy_status.status(self._bundle, self._loop, self._recorder, self._failure),
+            )
         )
 
     # Parameters and services

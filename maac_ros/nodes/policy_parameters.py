@@ -64,6 +64,12 @@ AT_CONFIGURE = (
         "Ask for reliable instead of best-effort sensor data; a simulator in lockstep needs it. "
         "Read at configure.",
     ),
+    ParameterSpec(
+        "record",
+        "",
+        "Folder in which each configure begins a recording of every tick, an MCAP file that `maac replay` repeats; "
+        "empty for none. Read at configure.",
+    ),
 )
 
 AT_RUNTIME = (

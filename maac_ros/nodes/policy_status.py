@@ -7,15 +7,19 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from maac_ros.bundle import Bundle
 from maac_ros.modes import Mode
 from maac_ros.nodes.control_loop import ControlLoop, LoopReport
+from maac_ros.recording import FlightRecorder
 
 
 def status(
-    bundle: Bundle | None, loop: ControlLoop | None, failure: str
+    bundle: Bundle | None,
+    loop: ControlLoop | None,
+    recorder: FlightRecorder | None,
+    failure: str,
 ) -> tuple[str, bytes, str, dict[str, object]]:
     """Hardware id, level, message and values.
 
     While commanding, the level tells the worst that happened since the last call: ERROR, the safe command; WARN,
-    the policy where a plan was asked for, or a missed deadline.
+    the policy where a plan was asked for, a missed deadline, or a recording that has holes.
     """
     if bundle is None or loop is None:
         if failure:
@@ -27,7 +31,13 @@ def status(
         return hardware, DiagnosticStatus.OK, "inactive: not commanding", values
     report = loop.report()
     level, message = _judge(report)
-    return hardware, level, message, _values(bundle, loop, report)
+    values = _values(bundle, loop, report)
+    if recorder is not None:
+        values |= {"recording": recorder.folder, "recording_lost": recorder.lost}
+        problem = recorder.failure or (recorder.lost and f"{recorder.lost} ticks are lost")
+        if problem and level == DiagnosticStatus.OK:
+            level, message = DiagnosticStatus.WARN, f"{message}; not all is recorded: {problem}"
+    return hardware, level, message, values
 
 
 def _judge(report: LoopReport) -> tuple[bytes, str]:

@@ -6,50 +6,13 @@ import threading
 
 import numpy as np
 import pytest
+from loop_rig import SECOND, Rig
 
-from maac_ros.controller import Controller, ControllerSettings, Mode
+from maac_ros.controller import Controller, Mode
 from maac_ros.errors import ObservationError
-from maac_ros.nodes.control_loop import ControlLoop, RosTime
 from maac_ros.nodes.inbox import Inbox, Wake
 from maac_ros.nodes.messages import BaseReading, JointReading
 from maac_ros.task import load_task
-
-SECOND = 1_000_000_000
-READING = JointReading(np.array([0.1, 0.05]), np.array([0.2, -0.1]))
-
-
-class Rig:
-    """A loop on a hand-set ROS clock, with what it sent and measured."""
-
-    def __init__(self, bundle, trigger, simulated=False, **settings):
-        self.now_ns = 100 * SECOND
-        self.sent, self.ticks, self.failures = [], [], []
-        self.changed = threading.Condition()
-        base = ControllerSettings(bundle.task.planner, mpc_budget_s=1.0, max_observation_age_s=0.2)
-        self.inbox = Inbox(bundle.task, trigger == "observation", lambda: simulated)
-        self.controller = Controller(bundle, dataclasses.replace(base, **settings))
-        self.loop = ControlLoop(
-            self.controller,
-            self.inbox,
-            RosTime(lambda: self.now_ns, lambda: simulated),
-            self._send,
-            self.ticks.append,
-            self.failures.append,
-            trigger,
-        )
-
-    def _send(self, command, answers_ns):
-        with self.changed:
-            self.sent.append((command, answers_ns))
-            self.changed.notify()
-
-    def put(self, stamp_ns, reading=READING):
-        self.inbox.put("joint_states", stamp_ns, reading)
-
-    def until_sent(self, count):
-        with self.changed:
-            assert self.changed.wait_for(lambda: len(self.sent) >= count, timeout=10)
-        return self.sent[-1]
 
 
 @pytest.fixture(scope="module")

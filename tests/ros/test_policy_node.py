@@ -354,3 +354,20 @@ def test_planning_is_given_up_and_taken_up_again_as_the_robot_changes(bench):
     assert int(statuses[-1][2]["fallbacks.model"]) > 0
     assert bench.set_parameter(simulator, "mass_factor", 1.0).successful
     bench.until(lambda: MODES[int(now("mode"))] == "mpc", "plans again")
+
+
+def test_recording_is_named_on_diagnostics_and_a_bad_place_for_it_is_refused(
+    bench, bundle, commanding, tmp_path
+):
+    node, _ = commanding(record=str(tmp_path / "recordings"))
+    statuses = bench.diagnostics()
+    bench.until(lambda: any("recording" in values for _, _, values in statuses), "recording")
+    (folder,) = (tmp_path / "recordings").iterdir()
+    assert statuses[-1][2]["recording"] == str(folder)
+    assert folder.name.startswith("policy_node-")
+    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+    assert (folder / "metadata.yaml").is_file()
+    (tmp_path / "file").write_text("")
+    assert bench.set_parameter(node, "record", str(tmp_path / "file")).successful
+    assert node.trigger_configure() == FAILURE
+    bench.until(lambda: "file': cannot be written to" in statuses[-1][1], "reason")

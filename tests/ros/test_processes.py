@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from std_msgs.msg import Float64, Float64MultiArray, String
 
+from maac_learning.cli import main
 from maac_ros.bundle import load_bundle
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.evaluation import run_episode
@@ -112,12 +113,13 @@ def test_whole_graph_in_lockstep_plays_the_episode_of_the_environment(
     assert "[policy_node] " in output
 
 
-def test_whole_graph_in_real_time_plans_and_stops_on_a_signal(bench, start, untrained_bundle):
+def test_whole_graph_in_real_time_plans_stops_on_a_signal_and_can_be_replayed(
+    bench, start, untrained_bundle, tmp_path, capsys
+):
     bundle = untrained_bundle("half_cheetah").path
     ticks = bench.listen(Float64MultiArray, "/policy_node/telemetry", profile(depth=1000))
-    process = start(
-        "maac_ros.up", "sim_deploy", "task:=half_cheetah", f"bundle:={bundle}", "use_mpc:=true"
-    )
+    words = ["task:=half_cheetah", f"bundle:={bundle}", "use_mpc:=true", f"record:={tmp_path}"]
+    process = start("maac_ros.up", "sim_deploy", *words)
     bench.until(
         lambda: any(row.data[COLUMNS.index("mode")] == MODES.index("mpc") for row in ticks), "plan"
     )
@@ -125,6 +127,10 @@ def test_whole_graph_in_real_time_plans_and_stops_on_a_signal(bench, start, untr
     output, _ = process.communicate(timeout=15)
     assert process.returncode == 0, output
     assert "still running" not in output
+    (recording,) = tmp_path.iterdir()
+    assert (recording / "metadata.yaml").is_file()
+    assert main(["replay", str(recording)]) == 0
+    assert "every command is repeated" in capsys.readouterr().out
 
 
 def test_graph_ends_when_a_node_fails(start, untrained_bundle):
