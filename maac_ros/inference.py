@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from maac_ros.errors import BundleError
+from maac_ros.plain_graph import require_plain
 
 Array = NDArray[np.float32]
 
@@ -51,7 +52,7 @@ class OnnxFunction:
         threads: that the graph may use on the CPU; they sleep when it does not run.
 
     Raises:
-        BundleError: when the graph cannot be loaded or its signature differs.
+        BundleError: when the graph reaches beyond itself, cannot be loaded, or has another signature.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class OnnxFunction:
         providers: Sequence[str] = CPU_PROVIDERS,
         threads: int = 1,
     ) -> None:
+        require_plain(graph, origin)
         try:
             self._session = ort.InferenceSession(
                 graph, session_options(threads), providers=list(providers)

@@ -203,7 +203,7 @@ def test_graph_with_other_inputs_is_refused(copy, exported):
 
 def test_file_that_is_not_a_graph_is_refused(copy):
     _replace(copy, "model.onnx", b"not a graph")
-    with pytest.raises(BundleError, match=r"model\.onnx: not a graph"):
+    with pytest.raises(BundleError, match=r"model\.onnx: not an ONNX model"):
         load_bundle(copy)
 
 
