@@ -61,6 +61,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         *share("launch", "*.py"),
         *share("config", "*.yaml"),
+        *share("config/sros2", "*.xml"),
         *share("bundles", "*"),
         *share("sim", "*"),
         *executables(),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -53,6 +55,22 @@ LATCHED = profile(durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """What a late subscriber must still get."""
 
 
+DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+
+
+def confine(environment: MutableMapping[str, str]) -> bool:
+    """Keep the nodes of this process to this host, unless ``environment`` says how far they reach.
+
+    Returns whether that was left open. The distribution before this variable, humble, is left as it is: there, a
+    confined node and a tool that is not do not hear each other.
+    """
+    told = {DISCOVERY_RANGE, "ROS_LOCALHOST_ONLY"} & environment.keys()
+    if told or environment.get("ROS_DISTRO") == "humble":
+        return False
+    environment[DISCOVERY_RANGE] = "LOCALHOST"
+    return True
+
+
 class Exit:
     """Asks the process of a node to end. Thread-safe."""
 
@@ -87,6 +105,7 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
     leave = Exit()
     for number in _SIGNALS:
         signal.signal(number, lambda *_: leave.request())
+    confined = confine(os.environ)
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
         try:
@@ -94,6 +113,10 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
         except (MaacError, ParameterException) as reason:
             print(f"error: {reason}", file=sys.stderr)
             return 1
+        if confined:
+            get_logger("maac_ros").info(
+                f"reaches this host only; {DISCOVERY_RANGE}=SUBNET opens it to the network"
+            )
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         try:

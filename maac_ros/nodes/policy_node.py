@@ -181,7 +181,9 @@ class PolicyNode(LifecycleNode):
             self._interfaces.append(partial(self.destroy_subscription, subscription))
         if values["record"]:
             self._recorder = FlightRecorder(
-                Path(values["record"]), self.get_fully_qualified_name(), self._commands.topic_name
+                Path(values["record"]).expanduser(),
+                self.get_fully_qualified_name(),
+                self._commands.topic_name,
             )
             self.get_logger().info(f"recording into '{self._recorder.folder}'")
         self._loop = ControlLoop(

@@ -1,0 +1,75 @@
+"""What the nodes may reach: this host by default, and under SROS 2 the names in their policies."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from maac_ros.nodes.common import DISCOVERY_RANGE, confine
+from maac_ros.nodes.trainer_node import TrainerNode
+
+POLICIES = Path(__file__).resolve().parents[2] / "config" / "sros2"
+NEWER_THAN_HUMBLE = "get_type_description"
+
+
+def allowed(node):
+    """Names that the policy of ``node`` allows, by what it may do with them."""
+    enclave = ElementTree.parse(POLICIES / f"{node}.xml").getroot().find("enclaves/enclave")
+    profile = enclave.find("profiles/profile")
+    assert enclave.get("path") == f"/maac/{node}"
+    assert (profile.get("ns"), profile.get("node")) == ("/", node)
+    names = {"publish": set(), "subscribe": set(), "reply": set()}
+    for group in profile:
+        ((access, value),) = group.items()
+        assert value == "ALLOW"
+        names[access] |= {element.text for element in group}
+    return names
+
+
+@pytest.mark.parametrize("node", ["policy_node", "sim_node", "trainer_node"])
+def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bundle, tmp_path, node):
+    """Ant is the task with every source."""
+    if node == "policy_node":
+        made = bench.policy(bundle=str(untrained_bundle("ant").path), use_sim_time=True)
+        assert made.autostart()
+    elif node == "sim_node":
+        bench.simulator(task="ant")
+    else:
+        bench.add(TrainerNode, run_dir=str(tmp_path / "run"))
+    wanted = allowed(node)
+    found = {}
+
+    def complete():
+        found["publish"] = names("publisher")
+        found["subscribe"] = names("subscriber")
+        found["reply"] = names("service")
+        return all(
+            wanted[access] - found[access] <= {f"/{node}/{NEWER_THAN_HUMBLE}"} for access in wanted
+        )
+
+    def names(kind):
+        ask = getattr(bench.probe, f"get_{kind}_names_and_types_by_node")
+        try:
+            return {name for name, _ in ask(node, "/")}
+        except RuntimeError:  # rclpy.node.NodeNameNonExistentError: not discovered yet
+            return set()
+
+    bench.until(complete, f"all of {wanted}, found {found}")
+    assert {access: found[access] - wanted[access] for access in wanted} == {
+        access: set() for access in wanted
+    }
+    assert not bench.probe.get_client_names_and_types_by_node(node, "/")
+
+
+def test_nodes_stay_on_this_host_unless_told_otherwise():
+    environment = {"ROS_DISTRO": "jazzy"}
+    assert confine(environment)
+    assert environment[DISCOVERY_RANGE] == "LOCALHOST"
+    for told in (
+        {DISCOVERY_RANGE: "SUBNET"},
+        {"ROS_LOCALHOST_ONLY": "0"},
+        {"ROS_DISTRO": "humble"},
+    ):
+        environment = dict(told)
+        assert not confine(environment)
+        assert environment == told
