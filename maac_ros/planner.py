@@ -24,6 +24,9 @@ MIN_STD = 0.01
 _FORGETTING = 0.9
 """How much of the slowest duration seen is still expected at the next plan: one stall must not end planning."""
 
+_LONGEST_MEMORY = 1 << 12
+"""Times longer than that it may last, where each new attempt overran too."""
+
 _STREAM_LENGTH = 1 << 64
 """Random numbers set aside for one plan; no plan draws nearly as many."""
 
@@ -85,6 +88,7 @@ class CemPlanner:
         self._deadline = np.inf
         # Longest durations of late: of the first iteration, which also asks the policy at every step, and of others.
         self._expected_s = [0.0, 0.0]
+        self._memory = [1, 1]
 
     def forget(self) -> None:
         """Do not start from the last plan again: the robot did not follow it."""
@@ -96,7 +100,8 @@ class CemPlanner:
         """Plan from ``observation`` (O,), float32, within ``budget_s`` seconds.
 
         An iteration is started only when the slowest of the recent ones would still fit, and given up between two
-        model steps when the budget is spent all the same: then the plan is that of the iterations before.
+        model steps when the budget is spent all the same: then the plan is that of the iterations before. Each time
+        that happens in a row, it takes twice as long until it is tried again.
 
         What a plan depends on is the seed, the observation, the plan before it, how many there were, and how many
         iterations it does, so that ``iterations``, in place of those of the settings, can repeat what a budget cut
@@ -112,7 +117,7 @@ class CemPlanner:
         for iteration in range(iterations):
             kind = min(iteration, 1)
             if begun + self._expected_s[kind] > self._deadline:
-                self._expected_s[kind] *= _FORGETTING
+                self._expected_s[kind] *= _FORGETTING ** (1.0 / self._memory[kind])
                 break
             try:
                 returns = (
@@ -120,7 +125,10 @@ class CemPlanner:
                 )
             except _OverBudget:
                 self._expected_s[kind] = max(self._clock() - begun, self._expected_s[kind])
+                # What never fits must not be tried again and again: a single model step can take many periods.
+                self._memory[kind] = min(2 * self._memory[kind], _LONGEST_MEMORY)
                 break
+            self._memory[kind] = 1
             value, done = self._refit(returns, first=kind == 0), iteration + 1
             ended = self._clock()
             self._expected_s[kind] = max(ended - begun, _FORGETTING * self._expected_s[kind])

@@ -6,6 +6,12 @@ from maac_ros.bundle import Bundle
 from maac_ros.task import load_task
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fault-table", help="file to write the table of faults to (tests/ros/test_faults.py)"
+    )
+
+
 @pytest.fixture(scope="session")
 def untrained_bundle(tmp_path_factory):
     """``untrained_bundle(task_name)``: a bundle of random networks, made once a session."""

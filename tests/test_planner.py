@@ -203,3 +203,21 @@ def test_one_slow_iteration_does_not_end_planning_for_good():
     outcomes = [planner.plan(np.zeros(2, np.float32), budget_s=0.1).iterations for _ in range(80)]
     assert outcomes[0] == 0
     assert outcomes[-1] == 1
+
+
+def test_what_never_fits_is_tried_ever_more_rarely():
+    """A single model step takes ten budgets: each attempt is an overrun that cannot be cut short."""
+    now, plans, attempts = [0.0], [], []
+
+    def pays(observation, action, reward):
+        now[0] += 10.0
+        attempts.append(plans[-1])
+        return reward
+
+    planner = CemPlanner(world(pays=pays), settings(), clock=lambda: now[0])
+    for number in range(2000):
+        plans.append(number)
+        assert planner.plan(np.zeros(2, np.float32), budget_s=1.0).iterations == 0
+    gaps = np.diff(attempts)
+    assert 4 <= len(attempts) <= 8
+    assert (gaps[1:] > 1.9 * gaps[:-1]).all()

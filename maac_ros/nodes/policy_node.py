@@ -280,9 +280,17 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(
             diagnostics(
                 self,
-                *policy_status.status(self._bundle, self._loop, self._recorder, self._failure),
+                *policy_status.status(
+                    self._bundle, self._loop, self._failure, self._recorder, self._rivals()
+                ),
             )
         )
+
+    def _rivals(self) -> int:
+        """Other publishers on the topic of commands: each would overrule the other."""
+        if self._loop is None:
+            return 0
+        return max(0, self.count_publishers(self._commands.topic_name) - 1)
 
     # Parameters and services
 

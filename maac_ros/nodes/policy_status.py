@@ -13,13 +13,20 @@ from maac_ros.recording import FlightRecorder
 def status(
     bundle: Bundle | None,
     loop: ControlLoop | None,
-    recorder: FlightRecorder | None,
     failure: str,
+    recorder: FlightRecorder | None,
+    rivals: int,
 ) -> tuple[str, bytes, str, dict[str, object]]:
     """Hardware id, level, message and values.
 
     While commanding, the level tells the worst that happened since the last call: ERROR, the safe command; WARN,
-    the policy where a plan was asked for, a missed deadline, or a recording that has holes.
+    the policy where a plan was asked for, a missed deadline, a recording that has holes, or another node that
+    commands the robot too.
+
+    Args:
+        bundle, loop, recorder: what the node has; None where it has none.
+        failure: why it could not be configured; empty where it could, or was not asked to.
+        rivals: other publishers of commands on its topic.
     """
     if bundle is None or loop is None:
         if failure:
@@ -32,11 +39,17 @@ def status(
     report = loop.report()
     level, message = _judge(report)
     values = _values(bundle, loop, report)
+    concerns = []
+    if rivals:
+        concerns.append(f"{rivals} more publish commands on the same topic")
     if recorder is not None:
         values |= {"recording": recorder.folder, "recording_lost": recorder.lost}
-        problem = recorder.failure or (recorder.lost and f"{recorder.lost} ticks are lost")
-        if problem and level == DiagnosticStatus.OK:
-            level, message = DiagnosticStatus.WARN, f"{message}; not all is recorded: {problem}"
+        if recorder.failure or recorder.lost:
+            lost = f"{recorder.lost} ticks are not recorded"
+            concerns.append(f"{lost}: {recorder.failure}" if recorder.failure else lost)
+    if concerns:
+        level = max(level, DiagnosticStatus.WARN)
+        message = "; ".join((message, *concerns))
     return hardware, level, message, values
 
 
