@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
@@ -16,7 +17,9 @@ from maac_ros.nodes.common import RELIABLE
 from maac_ros.nodes.messages import ns_to_stamp, stamp_to_ns
 from maac_ros.task import Source, Task
 
-Message = JointState | Odometry
+Message = Any
+"""A JointState or an Odometry."""
+
 Change = Callable[[Message], list[Message]]
 """What arrives, of one message that was sent: it, others, or nothing."""
 
