@@ -33,6 +33,9 @@ COMMANDS = {
     "bench": Subcommand(
         "maac_learning.benchmarks:bench", "measure training and learning on this machine"
     ),
+    "soak": Subcommand(
+        "maac_learning.benchmarks.soak:soak", "run the policy node through random faults for long"
+    ),
     "demo": Subcommand(
         "maac_learning.demo:demo", "train, export and run a small task, all in a few minutes"
     ),

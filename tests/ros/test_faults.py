@@ -24,7 +24,7 @@ from std_msgs.msg import Float64MultiArray
 
 from maac_ros.bundle import load_bundle
 from maac_ros.nodes.common import profile
-from maac_ros.nodes.faults import BASE_FAULTS, JOINT_FAULTS, StandInRobot
+from maac_ros.nodes.faults import BASE_FAULTS, JOINT_FAULTS, StandInRobot, resting_state
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.resources import bundle_folder
 
@@ -140,8 +140,7 @@ class Rig:
         )
         self.statuses = self.bench.diagnostics()
         task = self.bundle.task
-        position = [0.1] * len(task.robot.joints)
-        self.robot = StandInRobot(self.bench.probe, task, position=position)
+        self.robot = StandInRobot(self.bench.probe, task, lambda: resting_state(task))
         self.log = log
         self.parameters = {"bundle": str(bundle), "autostart": True, "stop_after_ms": 0.0}
         self.parameters["max_observation_age_ms"] = 500.0
@@ -254,6 +253,7 @@ def simulated(rigs):
 def endure(rig, fault, table):
     """Let ``fault`` befall the messages, see what is commanded and said, and that it ends with the fault."""
     expected, said = EXPECTED[fault.name]
+    assert fault.harmless == (expected == POLICY)
     rig.healthy()
     _, before = rig.watch()
     statuses, ticks = len(rig.statuses), len(rig.ticks)
