@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from maac_ros.timing import Deadlines, Recorder, Summary
 Trigger = Literal["timer", "observation"]
 
 _JOIN_SECONDS = 2.0
+
+_RECORDED = 8192
+"""Ticks whose durations are kept for statistics."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class LoopReport:
     Attributes:
         command: the first of the worst commands since the previous report, or the last one when there was none.
         tick: durations of whole ticks, publishing included.
+        period: times from the beginning of one tick to that of the next.
+        age: of the observations that were answered.
         missed_deadlines: see :class:`TickRecord`.
         missed_now: those since the previous report.
         observation_age_s: at the last tick; NaN without an observation.
@@ -51,6 +57,8 @@ class LoopReport:
 
     command: Command | None
     tick: Summary
+    period: Summary
+    age: Summary
     missed_deadlines: int
     missed_now: int
     observation_age_s: float
@@ -112,7 +120,8 @@ class ControlLoop:
         self._last: Command | None = None
         self._worst: Command | None = None
         self._age_s = float("nan")
-        self._ticks = Recorder(capacity=8192)
+        self._ticks, self._periods, self._ages = (Recorder(_RECORDED) for _ in range(3))
+        self._begun_s: float | None = None
         self._missed = self._missed_reported = self._skipped = 0
         self._overruled = ""
 
@@ -175,9 +184,15 @@ class ControlLoop:
         command, self._worst = self._worst or self._last, None
         missed = self._missed
         missed_now, self._missed_reported = missed - self._missed_reported, missed
-        overtaken = self._inbox.overtaken.total()
         return LoopReport(
-            command, self._ticks.summary(), missed, missed_now, self._age_s, overtaken
+            command=command,
+            tick=self._ticks.summary(),
+            period=self._periods.summary(),
+            age=self._ages.summary(),
+            missed_deadlines=missed,
+            missed_now=missed_now,
+            observation_age_s=self._age_s,
+            overtaken=self._inbox.overtaken.total(),
         )
 
     def transitions(self) -> list[Transition]:
@@ -278,6 +293,11 @@ class ControlLoop:
         statistics = self._controller.statistics
         inferences, plans = statistics.inference.count, statistics.planning.count
         begun = time.perf_counter()
+        if self._begun_s is not None:
+            self._periods.add(begun - self._begun_s)
+        self._begun_s = begun
+        if not math.isnan(age_s):
+            self._ages.add(age_s)
         self._watchdog.tick_begins()
         command = self._controller.tick(observation, age_s, stamp_s, source)
         self._publish(command, self._answered or 0)

@@ -8,6 +8,7 @@ from maac_ros.bundle import Bundle
 from maac_ros.modes import Mode
 from maac_ros.nodes.control_loop import ControlLoop, LoopReport
 from maac_ros.recording import FlightRecorder
+from maac_ros.timing import Summary
 
 
 def status(
@@ -71,7 +72,6 @@ def _judge(report: LoopReport) -> tuple[bytes, str]:
 def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, object]:
     controller, command = loop.controller, report.command
     statistics, monitor = controller.statistics, controller.monitor
-    inference, planning = statistics.inference.summary(), statistics.planning.summary()
     return {
         "mode": command.mode.value if command else "none",
         "reason": command.reason if command else "",
@@ -83,13 +83,11 @@ def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, 
             for (before, after), count in controller.ladder.counts.copy().items()
         },
         **{f"fallbacks.{cause}": count for cause, count in sorted(statistics.fallbacks.items())},
-        "tick_p50_ms": report.tick.p50_ms,
-        "tick_p99_ms": report.tick.p99_ms,
-        "tick_max_ms": report.tick.max_ms,
-        "inference_p50_ms": inference.p50_ms,
-        "inference_p99_ms": inference.p99_ms,
-        "planning_p50_ms": planning.p50_ms,
-        "planning_p99_ms": planning.p99_ms,
+        **_summary("period", report.period),
+        **_summary("tick", report.tick),
+        **_summary("inference", statistics.inference.summary()),
+        **_summary("planning", statistics.planning.summary()),
+        **_summary("age", report.age),
         "missed_deadlines": report.missed_deadlines,
         "overtaken_messages": report.overtaken,
         "observation_age_ms": report.observation_age_s * 1e3,
@@ -100,4 +98,12 @@ def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, 
         "model_exceedance": monitor.exceedance,
         "ticks.model_doubted": statistics.doubted,
         "bundle": bundle.path,
+    }
+
+
+def _summary(name: str, summary: Summary) -> dict[str, object]:
+    return {
+        f"{name}_p50_ms": summary.p50_ms,
+        f"{name}_p99_ms": summary.p99_ms,
+        f"{name}_max_ms": summary.max_ms,
     }
