@@ -19,6 +19,10 @@ BENCHMARKS = {
         "maac_learning.benchmarks.nodes:nodes",
         "missed deadlines and latencies of the real nodes, and what they think of their model",
     ),
+    "lifecycle": Subcommand(
+        "maac_learning.benchmarks.lifecycle:lifecycle",
+        "memory, threads and files of the policy node over many cycles of its lifecycle",
+    ),
     "learning": Subcommand(
         "maac_learning.benchmarks.learning:learning",
         "learning curves over tasks, presets and seeds",

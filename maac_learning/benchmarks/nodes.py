@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shlex
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +16,9 @@ from numpy.typing import NDArray
 
 from maac_learning import evidence
 from maac_learning.benchmarks.nodes_picture import draw
+from maac_learning.benchmarks.ros_process import output_of
 from maac_ros.bundle import load_bundle
-from maac_ros.errors import BenchmarkError, ConfigError
+from maac_ros.errors import ConfigError
 from maac_ros.monitor import DOUBT_SHARE
 from maac_ros.timing import Summary
 
@@ -142,23 +140,16 @@ def nodes(arguments: Sequence[str]) -> int:
 
 
 def _record(chosen: NodesArguments) -> Recording:
-    """Have the nodes recorded by a process of their own: only that knows of ROS."""
-    with tempfile.TemporaryDirectory(prefix="maac_nodes_") as folder:
-        out, log = Path(folder) / "ticks.npz", Path(folder) / "nodes.log"
-        options = {
-            "--ticks": chosen.ticks,
-            "--seed": chosen.seed,
-            "--mass-factor": chosen.mass_factor,
-            "--friction-factor": chosen.friction_factor,
-            "--log": log,
-            "--out": out,
-        }
-        command = [sys.executable, "-m", "maac_ros.nodes.record", chosen.bundle]
-        command += [str(part) for pair in options.items() for part in pair]
-        command += ["--policy-only"] if chosen.policy_only else []
-        if subprocess.run(command, check=False).returncode:
-            said = log.read_text(encoding="utf-8")[-2000:] if log.exists() else ""
-            raise BenchmarkError(f"the nodes did not run. They said:\n{said}")
+    options = {
+        "--ticks": chosen.ticks,
+        "--seed": chosen.seed,
+        "--mass-factor": chosen.mass_factor,
+        "--friction-factor": chosen.friction_factor,
+        "--log": "{log}",
+    }
+    words = [chosen.bundle, *(part for pair in options.items() for part in pair)]
+    words += ["--policy-only"] if chosen.policy_only else []
+    with output_of("record", words, ".npz") as out:
         return Recording.read(out)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,9 +18,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from maac_learning import evidence
+from maac_learning.benchmarks.ros_process import output_of
 from maac_learning.report.style import COLOURS, GREY, STYLE, save
 from maac_ros.bundle import load_bundle
-from maac_ros.errors import BenchmarkError, ConfigError
+from maac_ros.errors import ConfigError
 
 _SETTLING_S = 60.0
 """In which a process takes the memory that it works with."""
@@ -84,17 +82,10 @@ def soak(arguments: Sequence[str]) -> int:
 
 
 def _run(chosen: SoakArguments) -> dict[str, Any]:
-    """Have a process of its own do it: only that knows of ROS."""
-    with tempfile.TemporaryDirectory(prefix="maac_soak_") as folder:
-        out, log = Path(folder) / "soak.json", Path(folder) / "node.log"
-        options = ["--minutes", chosen.minutes, "--seed", chosen.seed, "--log", log, "--out", out]
-        command = [sys.executable, "-m", "maac_ros.nodes.soak", chosen.bundle]
-        done = subprocess.run([*command, *map(str, options)], check=False)
-        if not out.exists():
-            said = log.read_text(encoding="utf-8")[-2000:] if log.exists() else ""
-            raise BenchmarkError(f"the node did not run (code {done.returncode}). It said:\n{said}")
+    options = ["--minutes", chosen.minutes, "--seed", chosen.seed, "--log", "{log}"]
+    with output_of("soak", [chosen.bundle, *options], ".json") as out:
         report: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-        return report
+    return report
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:

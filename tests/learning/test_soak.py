@@ -1,4 +1,4 @@
-"""The soak: a short one for real, and that it would notice what must never happen."""
+"""The soak and the lifecycle: short ones for real, and that they would notice what must never happen."""
 
 import json
 from types import SimpleNamespace
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from maac_learning import evidence
+from maac_learning.benchmarks import lifecycle
 from maac_learning.benchmarks.soak import summary
 from maac_learning.cli import main
 from maac_ros.bundle import load_bundle
@@ -74,3 +75,29 @@ def test_the_longest_life_is_summed_up():
     assert (row["memory_first_mib"], row["memory_last_mib"]) == (120.0, 121.0)
     assert row["longest_life_minutes"] == pytest.approx(40 / 60)
     assert (row["restarts"], row["safe_ticks"], row["ticks_per_s"]) == (3, 0, 50.0)
+
+
+@pytest.mark.timeout(180)
+def test_the_node_stays_as_small_as_it_was(tmp_path, capsys):
+    result = tmp_path / "lifecycle.json"
+    assert main(["bench", "lifecycle", "--cycles", "30", "--json", str(result)]) == 0
+    (row,) = evidence.read(result).rows
+    assert (row["cycles"], row["failed_configures"]) == (30, 3)
+    assert row["threads_last"] == row["threads_warm"]
+    assert row["files_last"] == row["files_warm"]
+    assert row["memory_last_mib"] < row["memory_warm_mib"] + 30
+    assert result.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_a_leak_is_in_the_sums():
+    samples = [[n, 100.0 + n, 10 + n, 20 + n] for n in range(10, 101, 10)]
+    report = {"cycles": 100, "failed_configures": 10, "seconds": 20.0, "samples": samples}
+    row = lifecycle.summary(report)
+    assert row["growth_kib_a_cycle"] == 1024
+    assert (row["threads_warm"], row["threads_last"]) == (30, 110)
+    assert row["s_a_cycle"] == 0.2
+
+
+def test_nodes_that_do_not_run_are_told_of(capsys):
+    assert main(["bench", "lifecycle", "--cycles", "30", "--bundle", "nowhere"]) == 2
+    assert "'nowhere' is not a folder" in capsys.readouterr().err
