@@ -19,6 +19,10 @@ BENCHMARKS = {
         "maac_learning.benchmarks.nodes:nodes",
         "missed deadlines and latencies of the real nodes, and what they think of their model",
     ),
+    "latency": Subcommand(
+        "maac_learning.benchmarks.latency:latency",
+        "from joint_states to the command over DDS, at a rate of 500 Hz or another",
+    ),
     "lifecycle": Subcommand(
         "maac_learning.benchmarks.lifecycle:lifecycle",
         "memory, threads and files of the policy node over many cycles of its lifecycle",

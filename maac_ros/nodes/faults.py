@@ -248,6 +248,10 @@ class StandInRobot:
         if now_s < self._due_s:
             return
         self._due_s = max(self._due_s + self._period_s, now_s)
+        self.publish()
+
+    def publish(self) -> int:
+        """Publish now; the stamp of what was sent, before any fault, in ns."""
         state, stamp_ns = self._state(), self._node.get_clock().now().nanoseconds
         for source, publisher in self._publishers.items():
             if source == "joint_states":
@@ -258,6 +262,7 @@ class StandInRobot:
             change = self._changes.get(source)
             for arriving in change(message) if change else [message]:
                 publisher.publish(arriving)
+        return int(stamp_ns)
 
 
 def resting_state(task: Task) -> RobotState:

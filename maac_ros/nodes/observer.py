@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -30,6 +31,27 @@ def isolate() -> None:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     if os.environ.get("ROS_DISTRO") == "humble":
         os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")  # the same, for the distribution before it
+
+
+def start_policy_node(log: Path, **parameters: object) -> subprocess.Popen[bytes]:
+    """A policy node, configured and activated at once, as a process of its own.
+
+    Args:
+        log: file that its output is added to.
+        parameters: of the node; two underscores stand for the dot of a name.
+    """
+    given = {"autostart": True, **parameters}
+    words = [
+        word
+        for name, value in given.items()
+        for word in ("-p", f"{name.replace('__', '.')}:={json.dumps(value)}")
+    ]
+    with log.open("a", encoding="utf-8") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "maac_ros.nodes.policy_node", "--ros-args", *words],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
 
 class Observer:

@@ -24,7 +24,7 @@ import numpy as np
 
 from maac_ros.bundle import Bundle, load_bundle
 from maac_ros.errors import MaacError
-from maac_ros.nodes.observer import START_SECONDS, NodesError, isolate
+from maac_ros.nodes.observer import START_SECONDS, NodesError, isolate, start_policy_node
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.timing import Summary
 
@@ -303,15 +303,12 @@ class Soak:
     # The node, and the robot it thinks it has
 
     def _start(self) -> None:
-        parameters = {"bundle": str(self._bundle.path), "trigger": "observation"}
-        words = [w for k, v in parameters.items() for w in ("-p", f"{k}:={json.dumps(v)}")]
-        words += ["-p", "autostart:=true", "-p", "mpc.model_fallback:=false"]
-        with self._log.open("a", encoding="utf-8") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "maac_ros.nodes.policy_node", "--ros-args", *words],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = start_policy_node(
+            self._log,
+            bundle=str(self._bundle.path),
+            trigger="observation",
+            mpc__model_fallback=False,
+        )
         self._lives += 1
         ticks = self.report.ticks.total()
         self._until(lambda: self.report.ticks.total() > ticks, "tick of the node")

@@ -1,0 +1,119 @@
+"""``maac bench latency``: from ``joint_states`` to the command, over DDS."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import onnxruntime as ort
+import tyro
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from maac_learning import evidence
+from maac_learning.benchmarks.ros_process import output_of
+from maac_learning.report.style import COLOURS, GREY, STYLE, save
+from maac_ros.bundle import load_bundle
+from maac_ros.errors import ConfigError
+from maac_ros.timing import Summary
+
+
+@dataclass(frozen=True)
+class LatencyArguments:
+    """Send states at a steady rate to the policy node, a process of its own that does not plan; time its answers."""
+
+    rate_hz: float = 500.0
+    """States a second."""
+    minutes: float = 10.0
+    """How long."""
+    bundle: str = "inverted_pendulum"
+    """Shipped bundle name, or path to a bundle."""
+    json: Path | None = None
+    """Also write the results to this file, and a picture beside it."""
+
+
+def latency(arguments: Sequence[str]) -> int:
+    """``maac bench latency``.
+
+    Raises:
+        BundleError: when the bundle cannot be used.
+        BenchmarkError: when the node did not answer.
+    """
+    chosen = tyro.cli(LatencyArguments, prog="maac bench latency", args=list(arguments))
+    if not 1.0 <= chosen.rate_hz <= 10_000.0:
+        raise ConfigError(f"--rate-hz: got {chosen.rate_hz}; expected 1 to 10000")
+    if not 0.0 < chosen.minutes < float("inf"):
+        raise ConfigError(f"--minutes: got {chosen.minutes}; expected more than 0")
+    bundle = load_bundle(chosen.bundle)
+    print(f"{bundle.task.name}, {chosen.rate_hz:g} Hz, {chosen.minutes:g} minutes", flush=True)
+    words = [chosen.bundle, "--rate", chosen.rate_hz, "--seconds", 60.0 * chosen.minutes]
+    with (
+        output_of("latency", [*words, "--log", "{log}"], ".npz") as out,
+        np.load(out, allow_pickle=False) as archive,
+    ):
+        taken_s, late_s, share = archive["taken_s"], archive["late_s"], archive["cpu_share"]
+    row = summary(taken_s, late_s, float(share), 1.0 / chosen.rate_hz)
+    for name, value in row.items():
+        print(f"{name:<20}{value:.4g}" if isinstance(value, float) else f"{name:<20}{value}")
+    if chosen.json is not None:
+        evidence.write(
+            chosen.json,
+            f"From joint_states to the command, {bundle.task.name}, {chosen.rate_hz:g} Hz",
+            shlex.join(["maac", "bench", "latency", *arguments]),
+            [row],
+            onnxruntime=ort.__version__,
+            bundle=bundle.origin(),
+        )
+        picture = chosen.json.with_suffix(".png")
+        draw(taken_s, 1.0 / chosen.rate_hz, picture)
+        print(f"picture: {picture}")
+    return 0
+
+
+def summary(
+    taken_s: NDArray[np.float64], late_s: NDArray[np.float64], cpu_share: float, period_s: float
+) -> dict[str, Any]:
+    """A flat row.
+
+    Args:
+        taken_s: (N,) from a state to its answer; NaN where none came.
+        late_s: (N,) after its deadline that each state was published, by the measuring process.
+        cpu_share: of one core that the node used.
+        period_s: between two states.
+    """
+    came = taken_s[np.isfinite(taken_s)]
+    times = Summary.of(came)
+    missed = int((came > period_s).sum()) + len(taken_s) - len(came)
+    return {
+        "states": len(taken_s),
+        "unanswered": len(taken_s) - len(came),
+        "missed_deadlines": missed,
+        "missed_share": missed / len(taken_s),
+        "latency_p50_ms": times.p50_ms,
+        "latency_p99_ms": times.p99_ms,
+        "latency_p999_ms": times.p999_ms,
+        "latency_max_ms": times.max_ms,
+        "sender_late_p99_ms": Summary.of(late_s).p99_ms,
+        "node_cpu_share": cpu_share,
+    }
+
+
+def draw(taken_s: NDArray[np.float64], period_s: float, path: Path) -> None:
+    """Latencies as a histogram, with the period."""
+    came = taken_s[np.isfinite(taken_s)] * 1e3
+    with matplotlib.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(8, 4.2))
+        bins = np.geomspace(max(came.min(), 1e-3), came.max() * 1.01, 80).tolist()
+        axes.hist(came, bins, histtype="step", lw=1.6, color=COLOURS[0])
+        axes.axvline(period_s * 1e3, color=GREY, ls="--", lw=1.2, label="period")
+        axes.set(xscale="log", yscale="log", xlabel="ms", ylabel="commands")
+        axes.legend()
+        figure.tight_layout()
+        save(figure, path)
