@@ -35,6 +35,7 @@ class ControllerSettings:
         plausible_margin: how far an observation entry may lie outside the range of the training data, as a share of
             the width of that range; infinite for no limit.
         max_observation_age_s: an older observation leads to the safe command.
+        max_odom_age_s: the same for odom; None for no limit of its own.
         action_rate_limit: largest change of a command entry per second, in command units, against the previous
             command; infinite for none.
         model_fallback: let the policy act alone while the model does not describe the robot.
@@ -51,6 +52,13 @@ class ControllerSettings:
     model_fallback: bool = True
     tick_limit_s: float = np.inf
     rules: Rules = field(default_factory=Rules)
+    max_odom_age_s: float | None = None
+
+    def age_limit_s(self, source: str) -> float:
+        """The age beyond which ``source`` leads to the safe command."""
+        if source == "odom" and self.max_odom_age_s is not None:
+            return self.max_odom_age_s
+        return self.max_observation_age_s
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ class Controller:
         Args:
             observation: (O,) float64 in the bundle's units; or why there is none; or None when a source has never
                 been heard.
-            age_s: age of its oldest source.
+            age_s: age of the source that comes nearest to its limit, or is furthest beyond it.
             stamp_s: when it was taken, on any clock; None for one control period after the last one.
             source: name of that source.
             plan_iterations: how many a plan does, to repeat a recorded tick; by default what settings and budget allow.
@@ -280,9 +288,10 @@ class Controller:
             raise ObservationError("no observation yet")
         if isinstance(observation, ObservationError):
             raise observation
-        if not age_s <= settings.max_observation_age_s:
+        limit_s = settings.age_limit_s(source)
+        if not age_s <= limit_s:
             raise ObservationError(
-                f"{source} is {age_s * 1e3:.0f} ms old; limit {settings.max_observation_age_s * 1e3:.0f} ms"
+                f"{source} is {age_s * 1e3:.0f} ms old; limit {limit_s * 1e3:.0f} ms"
             )
         single = self.builder.single(observation)
         self._plausible.require(single, settings.plausible_margin)

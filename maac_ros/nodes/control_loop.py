@@ -219,14 +219,14 @@ class ControlLoop:
                 if self._stopping.is_set():
                     return
                 self._tick_if_stopped()
-            self._tick_sample(self._inbox.newest(), due, arrived=False)
+            self._tick_sample(self._newest(), due, arrived=False)
 
     def _run_observation(self) -> None:
         while not self._stopping.is_set():
             limit_s = self._wanted[1].max_observation_age_s
             wake = self._inbox.wait(time.perf_counter() + limit_s)
             if wake is Wake.MATCH:
-                sample = self._inbox.newest()
+                sample = self._newest()
                 answered = self._answered
                 if answered is not None and sample.stamp_ns == answered and self._last:
                     self._publish(self._last, answered)
@@ -241,8 +241,11 @@ class ControlLoop:
         if self._controller.stopped and not self._stopping.is_set():
             self._tick(ObservationError("stopped"), float("nan"), time.perf_counter())
 
+    def _newest(self) -> Sample:
+        return self._inbox.newest(self._wanted[1].age_limit_s)
+
     def _tick_if_silent(self, limit_s: float) -> None:
-        sample = self._inbox.newest()
+        sample = self._newest()
         if isinstance(sample.observation, ObservationError):
             reason = sample.observation
         elif self._answered is None:
@@ -264,7 +267,7 @@ class ControlLoop:
         stamp_s = sample.stamp_ns * 1e-9
         observation = sample.observation
         age_s = self._age(sample.stamp_ns, arrived)
-        limit_s = self._wanted[1].max_observation_age_s
+        limit_s = self._wanted[1].age_limit_s(sample.oldest)
         if age_s < -limit_s and not isinstance(observation, ObservationError):
             observation = ObservationError(
                 f"{sample.oldest} is stamped {-age_s * 1e3:.0f} ms in the future; "

@@ -39,7 +39,7 @@ class Sample:
 
     Attributes:
         observation: (O,) in the task's units, or why there is none.
-        stamp_ns: time stamp of the oldest source; None when a source has never been heard.
+        stamp_ns: time stamp of the source that is due first; None when a source has never been heard.
         received_s: steady time at which the last message came in.
         oldest: the source whose stamp that is.
     """
@@ -125,14 +125,24 @@ class Inbox:
             self._matched = False
             return Wake.MATCH
 
-    def newest(self) -> Sample:
-        """The observation that the newest messages give together."""
+    def newest(self, age_limit_s: Callable[[Source], float] = lambda _: 0.0) -> Sample:
+        """The observation that the newest messages give together.
+
+        Args:
+            age_limit_s: how old each source may become: the one that reaches its limit first is named as the oldest.
+        """
         with self._condition:
             arrivals = dict(self._arrivals)
         if unheard := [source for source in self.sources if source not in arrivals]:
             reason = f"no observation yet: nothing heard on {', '.join(unheard)}"
             return Sample(ObservationError(reason), None, 0.0)
-        oldest = min(arrivals, key=lambda source: arrivals[source].stamp_ns)
+        newest_ns = max(arrival.stamp_ns for arrival in arrivals.values())
+
+        def time_left(source: Source) -> tuple[float, int]:
+            stamp_ns = arrivals[source].stamp_ns
+            return age_limit_s(source) - (newest_ns - stamp_ns) * 1e-9, stamp_ns
+
+        oldest = min(arrivals, key=time_left)
         stamp = arrivals[oldest].stamp_ns
         received = max(arrival.received_s for arrival in arrivals.values())
         state = RobotState.unknown(self._joints)

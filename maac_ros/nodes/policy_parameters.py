@@ -117,6 +117,13 @@ AT_RUNTIME = (
         high=60_000,
     ),
     ParameterSpec(
+        "max_odom_age_ms",
+        0.0,
+        "The same for odom, which often comes at a rate of its own, ms; 0 for max_observation_age_ms.",
+        low=0,
+        high=60_000,
+    ),
+    ParameterSpec(
         "plausible_margin",
         1.0,
         "How far an observation entry may lie outside the range of the training data, as a share of the width of "
@@ -203,6 +210,7 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
         use_mpc=values["use_mpc"],
         plausible_margin=values["plausible_margin"] or np.inf,
         max_observation_age_s=age_s,
+        max_odom_age_s=values["max_odom_age_ms"] * 1e-3 or None,
         action_rate_limit=values["action_rate_limit"] or np.inf,
         model_fallback=values["mpc.model_fallback"],
         tick_limit_s=values["tick_limit_ms"] * 1e-3

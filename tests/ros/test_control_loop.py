@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from loop_rig import SECOND, Rig
 
-from maac_ros.controller import Controller, Mode
+from maac_ros.controller import Controller, ControllerSettings, Mode
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.inbox import Inbox, Wake
 from maac_ros.nodes.messages import BaseReading, JointReading
-from maac_ros.task import load_task
+from maac_ros.task import PlannerSettings, load_task
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +295,21 @@ def test_sources_match_only_with_one_stamp():
     assert inbox.wait(0.0) is Wake.MATCH
     assert inbox.wait(0.0) is Wake.DEADLINE
     assert inbox.newest().observation.shape == (27,)
+
+
+def test_the_source_that_reaches_its_own_limit_first_is_named():
+    inbox = Inbox(load_task("ant"), wake_on_match=False)
+    inbox.put("joint_states", 10 * SECOND, JointReading(np.zeros(8), np.zeros(8)))
+    base = BaseReading(np.zeros(3), np.array([1.0, 0, 0, 0]), np.zeros(3), np.zeros(3))
+    inbox.put("odom", 11 * SECOND, base)
+    assert inbox.newest().oldest == "joint_states"
+    assert inbox.newest(lambda _: np.inf).oldest == "joint_states"
+    sample = inbox.newest({"joint_states": 2.0, "odom": 0.5}.__getitem__)
+    assert (sample.oldest, sample.stamp_ns) == ("odom", 11 * SECOND)
+    settings = ControllerSettings(PlannerSettings(), 1.0, max_observation_age_s=2.0)
+    assert settings.age_limit_s("odom") == 2.0
+    settings = dataclasses.replace(settings, max_odom_age_s=0.5)
+    assert (settings.age_limit_s("odom"), settings.age_limit_s("joint_states")) == (0.5, 2.0)
 
 
 def test_overtaken_message_is_dropped_and_counted(rig):
