@@ -109,6 +109,7 @@ class Controller:
         seed: see above.
         settled_s: when the mode of the last tick was decided, by ``clock``.
         plan_iterations: how many the plan of the last tick did; None where nothing was planned.
+        stopped_before, clears_before: why a stop was latched when the last tick began, and how often one was cleared.
     """
 
     _previous: Vector
@@ -132,6 +133,7 @@ class Controller:
         self.ladder = Ladder()
         self.settled_s = 0.0
         self.plan_iterations: int | None = None
+        self.stopped_before, self.clears_before = "", 0
         self.reset(settings)
 
     @property
@@ -204,8 +206,10 @@ class Controller:
         Never raises on bad input: the safe command comes with the reason instead.
         """
         self._answered = self.plan_iterations = None
-        if self.stopped:
-            command = Command(self.safe_values.copy(), Mode.SAFE, self.stopped)
+        # Read once: a stop may be latched, or cleared, from another thread at any moment.
+        self.clears_before, self.stopped_before = self.ladder.clears, self.stopped
+        if self.stopped_before:
+            command = Command(self.safe_values.copy(), Mode.SAFE, self.stopped_before)
         else:
             command = self._decide(observation, age_s, stamp_s, source, plan_iterations)
         command = self._settle(command)

@@ -114,6 +114,9 @@ class Replayer:
             self._clears = tick.clears
         if tick.stopped:
             controller.stop(tick.stopped)
+        elif controller.stopped:  # cleared just then, and counted only afterwards
+            controller.clear_stop()
+            self._clears += 1
         self._now_s = tick.settled_s
         command = controller.tick(
             ObservationError(tick.observation)

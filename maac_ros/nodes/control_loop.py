@@ -291,8 +291,7 @@ class ControlLoop:
         source: str = "observation",
     ) -> None:
         self._adopt()
-        number, ladder = self._ticks.count, self._controller.ladder
-        clears, stopped = ladder.clears, ladder.stopped
+        number = self._ticks.count
         statistics = self._controller.statistics
         inferences, plans = statistics.inference.count, statistics.planning.count
         begun = time.perf_counter()
@@ -322,8 +321,8 @@ class ControlLoop:
                     age_s=age_s,
                     stamp_s=stamp_s,
                     source=source,
-                    clears=clears,
-                    stopped=stopped,
+                    clears=self._controller.clears_before,
+                    stopped=self._controller.stopped_before,
                     settled_s=settled_s,
                     plan_iterations=self._controller.plan_iterations,
                     overruled=overruled,

@@ -20,7 +20,7 @@ import numpy as np
 
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import MaacError
-from maac_ros.nodes.observer import START_SECONDS, NodesError, isolate, start_policy_node
+from maac_ros.nodes.observer import START_SECONDS, NodesError, Probe, start_policy_node
 from maac_ros.observation import Vector
 
 
@@ -42,9 +42,7 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
         NodesError: when the node does not answer at all.
     """
     verified = load_bundle(bundle)
-    isolate()
-    # rclpy reads the domain when it is imported, so isolate() must have come first.
-    import rclpy
+    probe = Probe("latency")
     from std_msgs.msg import Float64MultiArray
 
     from maac_ros.nodes.common import profile
@@ -60,16 +58,11 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
         if stamp_ns:
             answered_s.setdefault(stamp_ns, time.perf_counter())
 
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node("latency", context=context)
-    executor = rclpy.executors.SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    node.create_subscription(
+    probe.node.create_subscription(
         Float64MultiArray, "policy_controller/commands", take, profile(depth=100)
     )
     state = resting_state(verified.task)
-    robot = StandInRobot(node, verified.task, lambda: state, rate_hz)
+    robot = StandInRobot(probe.node, verified.task, lambda: state, rate_hz)
     process = start_policy_node(log, bundle=str(verified.path), trigger="observation")
     try:
         deadline_s = time.monotonic() + START_SECONDS
@@ -77,28 +70,26 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
             if time.monotonic() > deadline_s or process.poll() is not None:
                 raise NodesError(f"no command within {START_SECONDS:g} s; see {log}")
             robot.pump()
-            executor.spin_once(timeout_sec=0.001)
+            probe.spin(0.001)
         count = round(rate_hz * seconds)
         late_s, stamps = np.empty(count), []
         used_s, begun_s = _cpu_s(process.pid), time.perf_counter()
         for number in range(count):
             due_s = begun_s + number / rate_hz
             while (left_s := due_s - time.perf_counter()) > 0:
-                executor.spin_once(timeout_sec=left_s)
+                probe.spin(left_s)
             now_s = time.perf_counter()
             stamp_ns = robot.publish()
             sent_s[stamp_ns], late_s[number] = now_s, now_s - due_s
             stamps.append(stamp_ns)
         end_s = time.perf_counter() + 1.0
         while stamps[-1] not in answered_s and time.perf_counter() < end_s:
-            executor.spin_once(timeout_sec=0.01)
+            probe.spin(0.01)
         share = (_cpu_s(process.pid) - used_s) / (time.perf_counter() - begun_s)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(15)
-        executor.shutdown()
-        node.destroy_node()
-        context.try_shutdown()
+        probe.close()
     taken = [answered_s.get(stamp, np.nan) - sent_s[stamp] for stamp in stamps]
     return np.array(taken), late_s, share
 

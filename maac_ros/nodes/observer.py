@@ -33,6 +33,34 @@ def isolate() -> None:
         os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")  # the same, for the distribution before it
 
 
+class Probe:
+    """A ROS node of one's own beside the nodes that are looked at, in a context of its own.
+
+    Args:
+        name: of the node.
+    """
+
+    def __init__(self, name: str) -> None:
+        isolate()
+        # rclpy reads the domain when it is imported, so isolate() must have come first.
+        import rclpy
+
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node(name, context=self._context)
+        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def spin(self, timeout_s: float) -> None:
+        """Take in one message, or what else has come, within ``timeout_s``."""
+        self._executor.spin_once(timeout_sec=timeout_s)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
 def start_policy_node(log: Path, **parameters: object) -> subprocess.Popen[bytes]:
     """A policy node, configured and activated at once, as a process of its own.
 
@@ -71,9 +99,7 @@ class Observer:
     def __init__(
         self, bundle: Path | str, task: Task, arguments: Mapping[str, object], log: Path
     ) -> None:
-        isolate()
-        # rclpy reads the domain when it is imported, so isolate() must have come first.
-        import rclpy
+        self._probe = Probe("observer")
         from rcl_interfaces.srv import SetParameters
         from std_msgs.msg import Float64, Float64MultiArray
 
@@ -89,11 +115,7 @@ class Observer:
         self.rows: list[list[float]] = []
         self.returns: list[float] = []
         self._nodes: subprocess.Popen[bytes] | None = None
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self._node = rclpy.create_node("observer", context=self._context)
-        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+        self._node = self._probe.node
         self._node.create_subscription(
             Float64, "/sim_node/episode_return", lambda m: self.returns.append(m.data), LATCHED
         )
@@ -118,9 +140,7 @@ class Observer:
                 self._nodes.wait(15)
             except subprocess.TimeoutExpired:
                 self._nodes.kill()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        self._probe.close()
 
     def begin(self) -> None:
         """Start the nodes, and an episode of which nothing is missed.
@@ -177,7 +197,7 @@ class Observer:
             )
         if time.monotonic() > deadline:
             raise NodesError(f"no {awaited} in time; see {self._log}")
-        self._executor.spin_once(timeout_sec=0.02)
+        self._probe.spin(0.02)
 
     def _call(self, client: Any, request: Any) -> Any:
         future = client.call_async(request)

@@ -24,7 +24,7 @@ import numpy as np
 
 from maac_ros.bundle import Bundle, load_bundle
 from maac_ros.errors import MaacError
-from maac_ros.nodes.observer import START_SECONDS, NodesError, isolate, start_policy_node
+from maac_ros.nodes.observer import START_SECONDS, NodesError, Probe, start_policy_node
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.timing import Summary
 
@@ -88,9 +88,7 @@ class Soak:
     """
 
     def __init__(self, bundle: Bundle, seed: int, log: Path) -> None:
-        isolate()
-        # rclpy reads the domain when it is imported, so isolate() must have come first.
-        import rclpy
+        self._probe = Probe("soak")
         from rcl_interfaces.srv import SetParameters
         from std_msgs.msg import Float64MultiArray
         from std_srvs.srv import Trigger
@@ -116,22 +114,18 @@ class Soak:
         self._moved_s = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self._lives = 0
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self._node = rclpy.create_node("soak", context=self._context)
-        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._robot = StandInRobot(self._node, bundle.task, self._move, RATE_HZ)
+        node = self._probe.node
+        self._robot = StandInRobot(node, bundle.task, self._move, RATE_HZ)
         sources = bundle.task.sources()
         self._faults = [f for f in (*JOINT_FAULTS, *BASE_FAULTS) if f.source in sources]
         for topic, take in (
             ("policy_controller/commands", self._on_command),
             ("/policy_node/telemetry", self._on_telemetry),
         ):
-            self._node.create_subscription(Float64MultiArray, topic, take, profile(depth=1000))
-        self._set = self._node.create_client(SetParameters, "/policy_node/set_parameters")
+            node.create_subscription(Float64MultiArray, topic, take, profile(depth=1000))
+        self._set = node.create_client(SetParameters, "/policy_node/set_parameters")
         self._triggers = {
-            name: self._node.create_client(Trigger, f"/policy_node/{name}")
+            name: node.create_client(Trigger, f"/policy_node/{name}")
             for name in ("stop", "clear_stop", "reload")
         }
         self.report = Report()
@@ -143,9 +137,7 @@ class Soak:
     def __exit__(self, *_: object) -> None:
         if self._process is not None and self._process.poll() is None:
             self._end_process(signal.SIGINT)
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        self._probe.close()
 
     def run(self, minutes: float) -> Report:
         """Soak for so long.
@@ -372,7 +364,7 @@ class Soak:
 
     def _spin(self) -> None:
         self._robot.pump()
-        self._executor.spin_once(timeout_sec=0.002)
+        self._probe.spin(0.002)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
