@@ -31,7 +31,7 @@ from maac_ros.nodes.policy_node import PolicyNode  # noqa: E402
 from maac_ros.nodes.sim_node import SimNode  # noqa: E402
 from maac_ros.resources import named_file  # noqa: E402
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test gives up; everything it waits for takes a fraction of one."""
 
 
