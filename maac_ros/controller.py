@@ -291,7 +291,9 @@ class Controller:
         if observation is None:
             raise ObservationError("no observation yet")
         if isinstance(observation, ObservationError):
-            raise observation
+            # Not itself: with this frame in its own traceback it would keep all of this alive, tick after tick, until
+            # the garbage collector comes by.
+            raise ObservationError(str(observation))
         limit_s = settings.age_limit_s(source)
         if not age_s <= limit_s:
             raise ObservationError(

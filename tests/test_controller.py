@@ -1,7 +1,9 @@
 """The controller core: every command is finite, within limits and explained."""
 
 import dataclasses
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maac_ros.controller import Controller, ControllerSettings, Mode
+from maac_ros.errors import ObservationError
 from maac_ros.evaluation import run_episode
 from maac_ros.modes import Rules
 from maac_ros.planner import CemPlanner
@@ -78,6 +81,20 @@ def test_bad_input_leads_to_the_safe_command_with_a_reason(bundle, observation, 
     np.testing.assert_array_equal(command.values, [0.0])
     assert controller.statistics.fallbacks["observation"] == 1
     assert controller.tick(OBSERVATION, age_s=0.0).mode is Mode.POLICY
+
+
+def test_nothing_of_a_refused_observation_is_kept_alive(bundle):
+    """A robot that is silent for a night must not fill the memory, however rarely garbage is collected."""
+    controller = Controller(bundle, SETTINGS)
+    refused = ObservationError("joint_states: no observation")
+    kept = weakref.ref(refused)
+    gc.disable()
+    try:
+        assert controller.tick(refused, 0.0).reason == "joint_states: no observation"
+        del refused
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_recovery_starts_from_the_safe_command(bundle):
