@@ -109,6 +109,15 @@ class Replayer:
                 f"tick {self._next} is missing, and {tick.number} depends on it: the recorder could not keep up"
             )
         self._next += 1
+        manifest = controller.bundle.manifest
+        for what, values, size in (
+            ("observation", tick.observation, len(manifest.observation)),
+            ("command", tick.values, len(manifest.action)),
+        ):
+            if not isinstance(values, str) and len(values) != size:
+                raise RecordingError(
+                    f"tick {tick.number}: {what}: {len(values)} entries; expected {size}"
+                )
         if tick.clears != self._clears:
             controller.clear_stop()
             self._clears = tick.clears
@@ -143,6 +152,7 @@ class Replayer:
         controller = self._controller
         if self._heading is not None:
             bundle = self._load(self._heading)
+            _require_same_entries(bundle, self._heading)
             theirs, ours = self._heading.sha256, bundle.manifest.sha256
             self.outcome.other_files |= {
                 name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)
@@ -164,10 +174,6 @@ class Replayer:
         outcome = self.outcome
         outcome.ticks[tick.mode] += 1
         recorded = np.array(tick.values)
-        if recorded.shape != command.values.shape:
-            raise RecordingError(
-                f"tick {tick.number}: a command of {len(recorded)} entries; the bundle has {len(command.values)}"
-            )
         error = np.abs(command.values - recorded)
         worst = int(error.argmax())
         outcome.largest = max(outcome.largest, float(error[worst]))
@@ -183,6 +189,19 @@ class Replayer:
                 self._controller.bundle.manifest.action[worst].name,
                 float(recorded[worst]),
                 float(command.values[worst]),
+            )
+
+
+def _require_same_entries(bundle: Bundle, heading: Heading) -> None:
+    manifest = bundle.manifest
+    for what, recorded, own in (
+        ("observation", heading.observation, tuple(o.name for o in manifest.observation)),
+        ("action", heading.action, tuple(a.name for a in manifest.action)),
+    ):
+        if recorded != own:
+            raise RecordingError(
+                f"bundle '{bundle.path}' for task '{bundle.task.name}' cannot repeat a recording of task "
+                f"'{heading.task}': {what}: the bundle has {', '.join(own)}; recorded were {', '.join(recorded)}"
             )
 
 

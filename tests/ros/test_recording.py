@@ -114,6 +114,14 @@ def test_replay_names_the_first_tick_that_another_bundle_commands_otherwise(
     )
 
 
+def test_bundle_of_another_task_cannot_repeat_a_recording(bundle, recorder, capsys):
+    recorded(bundle, recorder, 2)
+    assert main(["replay", str(recorder.folder), "--bundle", "hopper"]) == 2
+    told = capsys.readouterr().err
+    assert "for task 'hopper' cannot repeat a recording of task 'inverted_pendulum'" in told
+    assert "recorded were slider/position, hinge/position" in told
+
+
 def test_other_tools_read_a_recording(bundle, recorder):
     rig = Rig(bundle, "observation", recorder=recorder)
     rig.loop.start()
@@ -192,6 +200,16 @@ def test_replay_ends_where_a_tick_is_missing(bundle, recorder):
     outcome = Replayer(lambda _: bundle).run(lines)
     assert outcome.ticks.total() == 2
     assert "tick 2 is missing, and 3 depends on it" in outcome.problem
+
+
+@pytest.mark.parametrize(("field", "size"), [("observation", 4), ("values", 1)])
+def test_tick_of_another_size_is_named(bundle, recorder, field, size):
+    recorded(bundle, recorder, 3)
+    lines = list(read_recording(recorder.folder))
+    lines[3] = lines[3].model_copy(update={field: (0.0,) * (size + 1)})
+    outcome = Replayer(lambda _: bundle).run(lines)
+    assert outcome.ticks.total() == 1
+    assert f"{size + 1} entries; expected {size}" in outcome.problem
 
 
 def test_recorder_that_cannot_write_says_so_and_lets_the_loop_go_on(bundle, recorder, tmp_path):
