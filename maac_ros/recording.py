@@ -21,12 +21,12 @@ from mcap.reader import NonSeekingReader
 from mcap.records import Schema
 from mcap_ros2.decoder import DecoderFactory
 from mcap_ros2.writer import Writer
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.errors import RecordingError
 from maac_ros.modes import Mode
-from maac_ros.schema import describe_problems
+from maac_ros.schema import Description, describe_problems
 from maac_ros.version import __version__
 
 SCHEMA_VERSION = 1
@@ -57,10 +57,10 @@ uint32 stride
 _TYPES = {"std_msgs/msg/String": _STRING, "std_msgs/msg/Float64MultiArray": _FLOATS}
 
 
-class _Line(BaseModel):
+class _Line(Description):
     """A line of JSON. What is not a finite number is a string there, as JSON has no word for it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
 
 class Heading(_Line):

@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from maac_learning import evidence
-from maac_learning.benchmarks.ros_process import output_of
+from maac_learning.benchmarks.ros_process import output_of, print_row
 from maac_learning.report.style import COLOURS, GREY, STYLE, save
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
@@ -60,8 +60,7 @@ def latency(arguments: Sequence[str]) -> int:
     ):
         taken_s, late_s, share = archive["taken_s"], archive["late_s"], archive["cpu_share"]
     row = summary(taken_s, late_s, float(share), 1.0 / chosen.rate_hz)
-    for name, value in row.items():
-        print(f"{name:<20}{value:.4g}" if isinstance(value, float) else f"{name:<20}{value}")
+    print_row(row)
     if chosen.json is not None:
         evidence.write(
             chosen.json,

@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from maac_learning import evidence
-from maac_learning.benchmarks.ros_process import output_of
+from maac_learning.benchmarks.ros_process import output_of, print_row
 from maac_learning.report.style import COLOURS, GREY, STYLE, save
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
@@ -52,8 +52,7 @@ def lifecycle(arguments: Sequence[str]) -> int:
     with output_of("cycles", [chosen.bundle, "--cycles", chosen.cycles], ".json") as out:
         report = json.loads(out.read_text(encoding="utf-8"))
     row = summary(report)
-    for name, value in row.items():
-        print(f"{name:<28}{value:.4g}" if isinstance(value, float) else f"{name:<28}{value}")
+    print_row(row)
     if chosen.json is not None:
         evidence.write(
             chosen.json,

@@ -5,11 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from maac_ros.errors import BenchmarkError
+
+
+def print_row(row: Mapping[str, Any]) -> None:
+    """One line for each cell."""
+    for name, value in row.items():
+        print(f"{name:<24}{value:.4g}" if isinstance(value, float) else f"{name:<24}{value}")
 
 
 @contextmanager

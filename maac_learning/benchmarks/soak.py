@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from maac_learning import evidence
-from maac_learning.benchmarks.ros_process import output_of
+from maac_learning.benchmarks.ros_process import output_of, print_row
 from maac_learning.report.style import COLOURS, GREY, STYLE, save
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
@@ -59,8 +59,7 @@ def soak(arguments: Sequence[str]) -> int:
     print(f"{bundle.task.name}, {chosen.minutes:g} minutes", flush=True)
     report = _run(chosen)
     row = summary(report)
-    for name, value in row.items():
-        print(f"{name:<24}{value:.4g}" if isinstance(value, float) else f"{name:<24}{value}")
+    print_row(row)
     for violation in report["violations"]:
         print(f"VIOLATION at {violation}")
     if chosen.json is not None:

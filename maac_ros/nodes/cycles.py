@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from maac_ros.errors import MaacError
-from maac_ros.nodes.observer import NodesError, isolate
+from maac_ros.nodes.observer import NodesError, isolate, process_size
 
 _FAILING_EVERY = 10
 _SAMPLES = 100
@@ -93,7 +93,8 @@ def run(bundle: str, cycles: int) -> Report:
             report.cycles += 1
             if report.cycles % max(1, cycles // _SAMPLES) == 0:
                 gc.collect()  # only what is held counts
-                report.samples.append((report.cycles, *_size()))
+                files = len(list(Path("/proc/self/fd").iterdir()))
+                report.samples.append((report.cycles, *process_size("self"), files))
     finally:
         node.close()
         executor.shutdown()
@@ -101,14 +102,6 @@ def run(bundle: str, cycles: int) -> Report:
         context.try_shutdown()
     report.seconds = time.monotonic() - begun_s
     return report
-
-
-def _size() -> tuple[float, int, int]:
-    """Resident memory in MiB, threads and open files of this process."""
-    text = Path("/proc/self/status").read_text(encoding="ascii")
-    fields = dict(line.split(":", 1) for line in text.splitlines())
-    files = len(list(Path("/proc/self/fd").iterdir()))
-    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["Threads"]), files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -82,6 +82,18 @@ def start_policy_node(log: Path, **parameters: object) -> subprocess.Popen[bytes
         )
 
 
+def process_size(process: int | str) -> tuple[float, int]:
+    """Resident memory in MiB, and threads, of a process by its number, or of this one, ``self``.
+
+    Raises:
+        OSError: when there is no such process, or no ``/proc``.
+        KeyError: when it has ended and nobody has taken notice yet.
+    """
+    text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    fields = dict(line.split(":", 1) for line in text.splitlines())
+    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["Threads"])
+
+
 class Observer:
     """Use as a context: the nodes end with it.
 

@@ -92,15 +92,9 @@ def test_replay_repeats_every_command_whatever_befell(bundle, recorder, seed):
 
 
 def test_replay_names_the_first_tick_that_another_bundle_commands_otherwise(
-    bundle, recorder, tmp_path, capsys
+    bundle, recorder, capsys
 ):
-    rig = Rig(bundle, "observation", recorder=recorder)
-    rig.loop.start()
-    for count in (1, 2, 3):
-        rig.put(rig.now_ns + count * 40_000_000)
-        rig.until_sent(count)
-    rig.loop.stop()
-    recorder.close()
+    recorded(bundle, recorder, 3)
     assert main(["replay", str(recorder.folder)]) == 0
     assert "every command is repeated; largest difference 0\n" in capsys.readouterr().out
     assert main(["replay", str(recorder.folder), "--bundle", "inverted_pendulum"]) == 1
