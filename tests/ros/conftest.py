@@ -17,11 +17,11 @@ import yaml
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from node_bench import Bench  # noqa: E402
-from sensor_msgs.msg import JointState  # noqa: E402
+from node_bench import Bench
+from sensor_msgs.msg import JointState
 
-from maac_ros.nodes.common import RELIABLE  # noqa: E402
-from maac_ros.resources import named_file  # noqa: E402
+from maac_ros.nodes.common import RELIABLE
+from maac_ros.resources import named_file
 
 
 @pytest.fixture
