@@ -1,10 +1,14 @@
 """Fixtures with real nodes, in a domain of this test run's own."""
 
+import gc
 import os
 import tempfile
 
-# rclpy reads these when it is imported; other test runs on this host must not be heard.
-os.environ["ROS_DOMAIN_ID"] = str(60 + os.getpid() % 40)
+# rclpy reads these when it is imported; other test runs on this host must not be heard, nor the other processes of this
+# run, which have one parent and are numbered.
+worker = os.environ.get("PYTEST_XDIST_WORKER")
+number = os.getppid() + int(worker.removeprefix("gw")) if worker else os.getpid()
+os.environ["ROS_DOMAIN_ID"] = str(60 + number % 40)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":
     os.environ["ROS_LOCALHOST_ONLY"] = "1"  # the same; later distributions call it deprecated
@@ -22,6 +26,12 @@ from sensor_msgs.msg import JointState
 
 from maac_ros.nodes.common import RELIABLE
 from maac_ros.resources import named_file
+
+
+def pytest_collection_finish():
+    """What has been imported stays: every bench collects garbage, and need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bund
         bench.add(TrainerNode, run_dir=str(tmp_path / "run"))
     wanted = allowed(node)
     found = {}
+    bench.until(lambda: bench.probe.get_node_names().count(node) == 1, f"{node} alone of its name")
 
     def complete():
         found["publish"] = names("publisher")
