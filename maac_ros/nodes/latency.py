@@ -48,7 +48,9 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
     from maac_ros.nodes.common import profile
     from maac_ros.nodes.faults import StandInRobot, resting_state
     from maac_ros.nodes.messages import read_command
+    from maac_ros.nodes.reader import Reader
 
+    failures: list[Exception] = []
     sent_s: dict[int, float] = {}
     answered_s: dict[int, float] = {}
     size = len(verified.manifest.action)
@@ -58,11 +60,11 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
         if stamp_ns:
             answered_s.setdefault(stamp_ns, time.perf_counter())
 
-    probe.node.create_subscription(
-        Float64MultiArray, "policy_controller/commands", take, profile(depth=100)
-    )
+    reader = Reader(probe.node, failures.append)
+    reader.subscribe(Float64MultiArray, "policy_controller/commands", take, profile(depth=100))
     state = resting_state(verified.task)
     robot = StandInRobot(probe.node, verified.task, lambda: state, rate_hz)
+    reader.start()
     process = start_policy_node(log, bundle=str(verified.path), trigger="observation")
     try:
         deadline_s = time.monotonic() + START_SECONDS
@@ -70,26 +72,29 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
             if time.monotonic() > deadline_s or process.poll() is not None:
                 raise NodesError(f"no command within {START_SECONDS:g} s; see {log}")
             robot.pump()
-            probe.spin(0.001)
+            time.sleep(0.001)
         count = round(rate_hz * seconds)
         late_s, stamps = np.empty(count), []
         used_s, begun_s = _cpu_s(process.pid), time.perf_counter()
         for number in range(count):
             due_s = begun_s + number / rate_hz
-            while (left_s := due_s - time.perf_counter()) > 0:
-                probe.spin(left_s)
+            if (left_s := due_s - time.perf_counter()) > 0:
+                time.sleep(left_s)
             now_s = time.perf_counter()
             stamp_ns = robot.publish()
             sent_s[stamp_ns], late_s[number] = now_s, now_s - due_s
             stamps.append(stamp_ns)
         end_s = time.perf_counter() + 1.0
         while stamps[-1] not in answered_s and time.perf_counter() < end_s:
-            probe.spin(0.01)
+            time.sleep(0.01)
         share = (_cpu_s(process.pid) - used_s) / (time.perf_counter() - begun_s)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(15)
+        reader.close()
         probe.close()
+    if failures:
+        raise NodesError(f"a command could not be read: {failures[0]}")
     taken = [answered_s.get(stamp, np.nan) - sent_s[stamp] for stamp in stamps]
     return np.array(taken), late_s, share
 

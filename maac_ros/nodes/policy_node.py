@@ -61,6 +61,7 @@ from maac_ros.nodes.policy_parameters import (
     check_values,
     controller_settings,
 )
+from maac_ros.nodes.reader import Reader
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.recording import FlightRecorder
 from maac_ros.task import Source, load_task
@@ -82,6 +83,7 @@ class PolicyNode(LifecycleNode):
         self._loop: ControlLoop | None = None
         self._bundle: Bundle | None = None
         self._recorder: FlightRecorder | None = None
+        self._reader: Reader | None = None
         self._failure = ""
         self._interfaces: list[Callable[[], object]] = []
         check_values(declare(self, (*AT_CONFIGURE, *AT_RUNTIME, *AT_START)))
@@ -101,8 +103,10 @@ class PolicyNode(LifecycleNode):
         )
 
     def close(self) -> None:
-        """Send the safe command, when commanding, end the control thread, and finish the recording."""
+        """Send the safe command, when commanding, end all threads, and finish the recording."""
         self._halt()
+        if self._reader is not None:
+            self._reader.close()
         if self._recorder is not None:
             self._recorder.close()
 
@@ -175,10 +179,9 @@ class PolicyNode(LifecycleNode):
         )
         for publisher in (self._commands, self._plans, self._telemetry):
             self._interfaces.append(partial(self.destroy_publisher, publisher))
+        self._reader = Reader(self, partial(self._on_thread_failure, "reader"))
         for source in inbox.sources:
-            kind, callback = self._reader(source, inbox, bundle)
-            subscription = self.create_subscription(kind, source, callback, sensors)
-            self._interfaces.append(partial(self.destroy_subscription, subscription))
+            self._reader.subscribe(*self._taker(source, inbox, bundle), sensors)
         if values["record"]:
             self._recorder = FlightRecorder(
                 Path(values["record"]).expanduser(),
@@ -192,10 +195,11 @@ class PolicyNode(LifecycleNode):
             ros_time,
             self._send,
             self._measure,
-            self._on_loop_failure,
+            partial(self._on_thread_failure, "control"),
             trigger,
             self._recorder,
         )
+        self._reader.start()
         self._use(bundle)
 
     def _load(self, values: dict[str, Any]) -> Controller:
@@ -218,16 +222,18 @@ class PolicyNode(LifecycleNode):
         for destroy in self._interfaces:
             destroy()
         self._interfaces = []
+        if self._reader is not None:
+            self._reader.close()
         if self._recorder is not None:
             self._recorder.close()
-        self._loop = self._bundle = self._recorder = None
+        self._loop = self._bundle = self._reader = self._recorder = None
 
     # In and out
 
-    def _reader(
+    def _taker(
         self, source: Source, inbox: Inbox, bundle: Bundle
-    ) -> tuple[type, Callable[[Any], None]]:
-        """Message type of ``source``, and what takes its messages in."""
+    ) -> tuple[type, str, Callable[[Any], None]]:
+        """Message type of ``source``, its topic, and what takes its messages in."""
         needs = messages.JointNeeds.of(bundle.task)
         base = bundle.task.robot.base
         frame = base.frame if base else ""
@@ -243,7 +249,7 @@ class PolicyNode(LifecycleNode):
         def receive(message: Any) -> None:
             inbox.put(source, messages.stamp_to_ns(message.header.stamp), read(message))
 
-        return (JointState if source == "joint_states" else Odometry), receive
+        return (JointState if source == "joint_states" else Odometry), source, receive
 
     def _send(self, command: Command, answers_ns: int) -> None:
         """Publish a command; called by the control thread."""
@@ -265,8 +271,8 @@ class PolicyNode(LifecycleNode):
         if self._telemetry.get_subscription_count():
             self._telemetry.publish(Float64MultiArray(data=tick.row()))
 
-    def _on_loop_failure(self, reason: Exception) -> None:
-        self.get_logger().fatal(f"the control thread failed: {reason!r}")
+    def _on_thread_failure(self, thread: str, reason: Exception) -> None:
+        self.get_logger().fatal(f"the {thread} thread failed: {reason!r}")
         self._leave.request(1)
 
     def _publish_diagnostics(self) -> None:
@@ -281,16 +287,20 @@ class PolicyNode(LifecycleNode):
             diagnostics(
                 self,
                 *policy_status.status(
-                    self._bundle, self._loop, self._failure, self._recorder, self._rivals()
+                    self._bundle, self._loop, self._failure, self._recorder, self._concerns()
                 ),
             )
         )
 
-    def _rivals(self) -> int:
-        """Other publishers on the topic of commands: each would overrule the other."""
-        if self._loop is None:
-            return 0
-        return max(0, self.count_publishers(self._commands.topic_name) - 1)
+    def _concerns(self) -> list[str]:
+        """What is wrong with the topics."""
+        if self._loop is None or self._reader is None:
+            return []
+        told = self._reader.refused()
+        # Two that command one robot overrule each other.
+        if (rivals := self.count_publishers(self._commands.topic_name) - 1) > 0:
+            told.append(f"{rivals} more publish commands on the same topic")
+        return told
 
     # Parameters and services
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from maac_ros.bundle import Bundle
@@ -16,18 +18,17 @@ def status(
     loop: ControlLoop | None,
     failure: str,
     recorder: FlightRecorder | None,
-    rivals: int,
+    concerns: Sequence[str],
 ) -> tuple[str, bytes, str, dict[str, object]]:
     """Hardware id, level, message and values.
 
     While commanding, the level tells the worst that happened since the last call: ERROR, the safe command; WARN,
-    the policy where a plan was asked for, a missed deadline, a recording that has holes, or another node that
-    commands the robot too.
+    the policy where a plan was asked for, a missed deadline, a recording that has holes, or another concern.
 
     Args:
         bundle, loop, recorder: what the node has; None where it has none.
         failure: why it could not be configured; empty where it could, or was not asked to.
-        rivals: other publishers of commands on its topic.
+        concerns: what else is wrong.
     """
     if bundle is None or loop is None:
         if failure:
@@ -40,9 +41,7 @@ def status(
     report = loop.report()
     level, message = _judge(report)
     values = _values(bundle, loop, report)
-    concerns = []
-    if rivals:
-        concerns.append(f"{rivals} more publish commands on the same topic")
+    concerns = list(concerns)
     if recorder is not None:
         values |= {"recording": recorder.folder, "recording_lost": recorder.lost}
         if recorder.failure or recorder.lost:

@@ -10,10 +10,11 @@ from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from maac_ros.nodes.common import LATCHED, profile
+from maac_ros.nodes.common import BEST_EFFORT, LATCHED, profile
 from maac_ros.nodes.policy_parameters import SPECS
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.resources import share_directory
@@ -196,6 +197,15 @@ def test_diagnostics_while_commanding(bench, joints, commanding):
     assert values["planning_p50_ms"] == ""
     assert values["use_mpc"] == "false"
     assert float(values["observation_age_ms"]) < 200
+
+
+def test_sensor_whose_quality_of_service_does_not_match_is_named(bench, bundle):
+    bench.probe.create_publisher(JointState, "joint_states", BEST_EFFORT)
+    statuses = bench.diagnostics()
+    assert bench.policy(bundle=str(bundle), reliable_sensors=True).autostart()
+    said = "/joint_states of /probe is not heard: "
+    bench.until(lambda: statuses and said in statuses[-1][1], said)
+    assert statuses[-1][0] == DiagnosticStatus.ERROR
 
 
 def test_missing_bundle_fails_to_configure_and_says_why(bench, tmp_path):
