@@ -15,9 +15,10 @@ from maac_ros.errors import ObservationError
 from maac_ros.inference import Array
 from maac_ros.modes import Ladder, Mode, Rules
 from maac_ros.monitor import ModelMonitor
-from maac_ros.observation import ObservationBuilder, Vector
+from maac_ros.observation import JointReading, ObservationBuilder, Vector
 from maac_ros.planner import CemPlanner, Plan
 from maac_ros.plausibility import PlausibleRange
+from maac_ros.safe_command import SafeCommand
 from maac_ros.task import PlannerSettings
 from maac_ros.timing import Recorder
 
@@ -107,6 +108,7 @@ class Controller:
 
     Attributes:
         seed: see above.
+        safe: what is commanded when nothing else may be.
         settled_s: when the mode of the last tick was decided, by ``clock``.
         plan_iterations: how many the plan of the last tick did; None where nothing was planned.
         stopped_before, clears_before: why a stop was latched when the last tick began, and how often one was cleared.
@@ -128,7 +130,8 @@ class Controller:
         action = bundle.manifest.action
         self._low = np.array([a.low for a in action])
         self._high = np.array([a.high for a in action])
-        self.safe_values: Vector = np.array([a.safe for a in action])
+        self.safe = SafeCommand(bundle.task)
+        self._joints: JointReading | None = None
         self._plausible = PlausibleRange(bundle.manifest)
         self.ladder = Ladder()
         self.settled_s = 0.0
@@ -157,6 +160,7 @@ class Controller:
         """Go on where ``other``, for the same task, has come to: its mode, and the command it gave last."""
         self.ladder = other.ladder
         self._previous = other._previous
+        self.safe.take_over(other.safe)
 
     def reset(self, settings: ControllerSettings | None = None) -> None:
         """Forget the past, but not :meth:`stop`: statistics, previous command, the planner's random stream."""
@@ -164,7 +168,8 @@ class Controller:
             self._settings = settings
         self.ladder.forget()
         self.statistics = Statistics()
-        self._previous = self.safe_values.copy()
+        self.safe.release()
+        self._previous = self.safe.values()
         self._planner = CemPlanner(self.bundle, self._settings.planner, self.seed, self._clock)
         self.monitor = ModelMonitor(self.bundle)
         self._answered: Array | None = None
@@ -192,6 +197,7 @@ class Controller:
         stamp_s: float | None = None,
         source: str = "observation",
         plan_iterations: int | None = None,
+        joints: JointReading | None = None,
     ) -> Command:
         """Decide the command for one control period.
 
@@ -202,23 +208,30 @@ class Controller:
             stamp_s: when it was taken, on any clock; None for one control period after the last one.
             source: name of that source.
             plan_iterations: how many a plan does, to repeat a recorded tick; by default what settings and budget allow.
+            joints: what is known of them, for a safe command that follows them, whatever is wrong with the observation.
 
         Never raises on bad input: the safe command comes with the reason instead.
         """
         self._answered = self.plan_iterations = None
+        self._joints = joints
         # Read once: a stop may be latched, or cleared, from another thread at any moment.
         self.clears_before, self.stopped_before = self.ladder.clears, self.stopped
         if self.stopped_before:
-            command = Command(self.safe_values.copy(), Mode.SAFE, self.stopped_before)
+            command = Command(self.safe.values(joints), Mode.SAFE, self.stopped_before)
         else:
             command = self._decide(observation, age_s, stamp_s, source, plan_iterations)
         command = self._settle(command)
+        if command.mode in (Mode.MPC, Mode.POLICY):
+            self.safe.release()
         self._previous = command.values
         self.statistics.ticks[command.mode] += 1
         return command
 
-    def overrule(self, command: Command, reason: str) -> Command:
+    def overrule(
+        self, command: Command, reason: str, joints: JointReading | None = None
+    ) -> Command:
         """Take note that the safe command was sent in place of the last tick's ``command``, or after it; returns it."""
+        self._joints = joints
         safe = self._settle(self._safe(reason, "hang"))
         self.statistics.ticks[command.mode] -= 1
         self.statistics.ticks[safe.mode] += 1
@@ -250,7 +263,7 @@ class Controller:
         if mode is command.mode:
             return command
         self.statistics.fallbacks["stop" if mode is Mode.STOPPED else "recovery"] += 1
-        return Command(self.safe_values.copy(), mode, reason)
+        return Command(self.safe.values(self._joints), mode, reason)
 
     def _decide(
         self,
@@ -340,4 +353,4 @@ class Controller:
 
     def _safe(self, reason: str, cause: str) -> Command:
         self.statistics.fallbacks[cause] += 1
-        return Command(self.safe_values.copy(), Mode.SAFE, reason)
+        return Command(self.safe.values(self._joints), Mode.SAFE, reason)

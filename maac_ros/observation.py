@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,16 @@ Vector = NDArray[np.float64]
 
 def _missing(size: int) -> Vector:
     return np.full(size, np.nan)
+
+
+class JointReading(NamedTuple):
+    """Joint positions and velocities (J,), m or rad and per second, in the order of ``task.robot.joints``.
+
+    NaN where nothing is known.
+    """
+
+    position: Vector
+    velocity: Vector
 
 
 @dataclass

@@ -111,6 +111,8 @@ class RecordedTick(_Line):
     """The same as ``settled_s``, for that."""
     values: tuple[float, ...]
     """(A,) that was commanded."""
+    joints: tuple[float, ...] | None = None
+    """Positions and velocities (2 J,), where the safe command follows them and they were known."""
     mode: Mode
     reason: str
 

@@ -15,6 +15,7 @@ from maac_ros.bundle import Bundle, load_bundle
 from maac_ros.controller import Command, Controller, ControllerSettings
 from maac_ros.errors import ObservationError, RecordingError
 from maac_ros.modes import Mode
+from maac_ros.observation import JointReading
 from maac_ros.recording import Heading, Line, RecordedTick, Settings, read_recording
 
 
@@ -118,6 +119,7 @@ class Replayer:
                 raise RecordingError(
                     f"tick {tick.number}: {what}: {len(values)} entries; expected {size}"
                 )
+        joints = _joints(tick, controller)
         if tick.clears != self._clears:
             controller.clear_stop()
             self._clears = tick.clears
@@ -135,10 +137,11 @@ class Replayer:
             tick.stamp_s,
             tick.source,
             tick.plan_iterations,
+            joints,
         )
         if not tick.overruled and tick.mode is Mode.STOPPED and command.mode is not Mode.STOPPED:
             controller.stop(tick.reason)  # it came in the midst of the tick
-            command = controller.overrule(command, tick.reason)
+            command = controller.overrule(command, tick.reason, joints)
         controller.assess()
         if tick.overruled:
             self._now_s = tick.overruled_s
@@ -190,6 +193,17 @@ class Replayer:
                 float(recorded[worst]),
                 float(command.values[worst]),
             )
+
+
+def _joints(tick: RecordedTick, controller: Controller) -> JointReading | None:
+    if tick.joints is None:
+        return None
+    size = 2 * len(controller.bundle.task.robot.joints)
+    if len(tick.joints) != size:
+        raise RecordingError(
+            f"tick {tick.number}: joints: {len(tick.joints)} entries; expected {size}"
+        )
+    return JointReading(*np.split(np.array(tick.joints), 2))
 
 
 def _require_same_entries(bundle: Bundle, heading: Heading) -> None:

@@ -191,6 +191,21 @@ ObservationTerm = Annotated[
 ]
 
 
+class SafeImpedance(schema.Description):
+    """A safe command that keeps a joint from moving: effort = stiffness (held - position) - damping velocity.
+
+    ``held`` is where the joint was when the policy last acted. The damping must suit the control period: one that
+    stops the joint within a period shakes it.
+    """
+
+    stiffness: float = Field(default=0.0, ge=0)
+    """N·m/rad or N/m; at 0 the joint is damped only."""
+    damping: float = Field(gt=0)
+    """N·m·s/rad or N·s/m."""
+    otherwise: float = 0.0
+    """Command published while the joint's state is not known, and last when commanding ends."""
+
+
 class Effort(schema.Description):
     """Normalised effort: the force or torque on the joint is ``gear`` times the command."""
 
@@ -200,7 +215,7 @@ class Effort(schema.Description):
     """N or N·m for a command of 1, one number a joint; must equal the MJCF actuator's gear."""
     limits: Interval
     """Lowest and highest command."""
-    safe: float = 0.0
+    safe: float | SafeImpedance = 0.0
     """Command published when the policy must not act."""
 
     _ordered = field_validator("limits")(_check_interval)
@@ -209,9 +224,16 @@ class Effort(schema.Description):
     def _consistent(self) -> Effort:
         if len(self.gear) != len(self.joints):
             raise ValueError(f"{len(self.gear)} gears for {len(self.joints)} joints")
-        if not self.limits[0] <= self.safe <= self.limits[1]:
-            raise ValueError(f"safe command {self.safe} is outside limits {list(self.limits)}")
+        if not self.limits[0] <= self.safe_constant <= self.limits[1]:
+            raise ValueError(
+                f"safe command {self.safe_constant} is outside limits {list(self.limits)}"
+            )
         return self
+
+    @property
+    def safe_constant(self) -> float:
+        """The safe command where nothing is known of the joint."""
+        return self.safe.otherwise if isinstance(self.safe, SafeImpedance) else self.safe
 
 
 class AliveReward(schema.Description):
@@ -312,6 +334,8 @@ class ActionEntry:
     high: float
     safe: float
     gear: float
+    safe_stiffness: float = 0.0
+    safe_damping: float = 0.0
 
 
 class Task(schema.Description):
@@ -418,8 +442,13 @@ class Task(schema.Description):
                 unit=f"{gear:g} {self.robot.joints[joint].effort_unit}",
                 low=term.limits[0],
                 high=term.limits[1],
-                safe=term.safe,
+                safe=term.safe_constant,
                 gear=gear,
+                **(
+                    {"safe_stiffness": term.safe.stiffness, "safe_damping": term.safe.damping}
+                    if isinstance(term.safe, SafeImpedance)
+                    else {}
+                ),
             )
             for term in self.action
             for joint, gear in zip(term.joints, term.gear, strict=True)

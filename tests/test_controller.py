@@ -217,7 +217,7 @@ def test_whatever_comes_in_no_unsafe_command_leaves_the_core(
         ),
         clock=lambda: float(next(now)),
     )
-    previous = controller.safe_values
+    previous = controller.safe.constant
     stopped = False
     for observation, age, stamp, action, stop in ticks:
         policy.action = action
@@ -229,7 +229,7 @@ def test_whatever_comes_in_no_unsafe_command_leaves_the_core(
         assert np.isfinite(command.values).all()
         assert (np.abs(command.values) <= 3.0).all()
         if command.mode in (Mode.SAFE, Mode.STOPPED):
-            assert np.array_equal(command.values, controller.safe_values)
+            assert np.array_equal(command.values, controller.safe.constant)
             assert command.reason
         else:
             assert not stopped

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from maac_ros.controller import Command, Controller, ControllerSettings
 from maac_ros.errors import ObservationError
 from maac_ros.modes import Mode, Transition
 from maac_ros.nodes.inbox import Inbox, Sample, Wake
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.nodes.watchdog import Watchdog
-from maac_ros.observation import Vector
+from maac_ros.observation import JointReading, Vector
 from maac_ros.recording import FlightRecorder, RecordedTick
 from maac_ros.timing import Deadlines, Recorder, Summary
 
@@ -150,7 +152,8 @@ class ControlLoop:
             return
         with self._sending:
             self._stopping.set()
-            safe = Command(self._controller.safe_values.copy(), Mode.SAFE, "the controller stops")
+            values = self._controller.safe.constant.copy()
+            safe = Command(values, Mode.SAFE, "the controller stops")
             self._send(safe, self._answered or 0)
         self._watchdog.stop()
         self._inbox.interrupt()
@@ -301,7 +304,8 @@ class ControlLoop:
         if not math.isnan(age_s):
             self._ages.add(age_s)
         self._watchdog.tick_begins()
-        command = self._controller.tick(observation, age_s, stamp_s, source)
+        joints = self._joints()
+        command = self._controller.tick(observation, age_s, stamp_s, source, joints=joints)
         self._publish(command, self._answered or 0)
         ended = time.perf_counter()
         self._controller.assess()
@@ -328,6 +332,7 @@ class ControlLoop:
                     overruled=overruled,
                     overruled_s=self._controller.settled_s,
                     values=tuple(command.values.tolist()),
+                    joints=None if joints is None else tuple(np.concatenate(joints).tolist()),
                     mode=command.mode,
                     reason=command.reason,
                 ),
@@ -359,6 +364,14 @@ class ControlLoop:
             )
         )
 
+    def _joints(self) -> JointReading | None:
+        """The joints' state for a safe command that follows them, unless it is too old."""
+        if not self._controller.safe.follows or (known := self._inbox.joints()) is None:
+            return None
+        stamp_ns, reading = known
+        limit_s = self._wanted[1].age_limit_s("joint_states")
+        return reading if abs(self._age(stamp_ns, arrived=False)) <= limit_s else None
+
     def _adopt(self) -> None:
         controller, settings = self._wanted
         if controller is not self._controller:
@@ -384,7 +397,8 @@ class ControlLoop:
             self._overruled = (
                 f"a tick has taken {took_s * 1e3:.0f} ms; limit {limit_s * 1e3:.0f} ms"
             )
-            self._worst = Command(self._controller.safe_values.copy(), Mode.SAFE, self._overruled)
+            values = self._controller.safe.constant.copy()
+            self._worst = Command(values, Mode.SAFE, self._overruled)
             self._send(self._worst, self._answered or 0)
         except Exception as reason:  # else the watchdog would die in silence
             self._failed(reason)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from maac_ros.errors import ObservationError
-from maac_ros.nodes.messages import BaseReading, JointReading
-from maac_ros.observation import ObservationBuilder, RobotState, Vector
+from maac_ros.nodes.messages import BaseReading
+from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
 from maac_ros.task import Source, Task
 
 REORDERED_WITHIN_S = 1.0
@@ -124,6 +124,14 @@ class Inbox:
                 return Wake.INTERRUPT
             self._matched = False
             return Wake.MATCH
+
+    def joints(self) -> tuple[int, JointReading] | None:
+        """Stamp and reading of the newest joint states, whatever the other sources say; None where it has no use."""
+        with self._condition:
+            arrival = self._arrivals.get("joint_states")
+        if arrival is None or not isinstance(arrival.reading, JointReading):
+            return None
+        return arrival.stamp_ns, arrival.reading
 
     def newest(self, age_limit_s: Callable[[Source], float] = lambda _: 0.0) -> Sample:
         """The observation that the newest messages give together.

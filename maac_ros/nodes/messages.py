@@ -17,7 +17,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from maac_ros.errors import MaacError, ObservationError
-from maac_ros.observation import RobotState, Vector
+from maac_ros.observation import JointReading, RobotState, Vector
 from maac_ros.task import ActionEntry, Task
 
 WORLD_FRAME = "world"
@@ -62,13 +62,6 @@ class JointNeeds:
             tuple(joint for joint in joints if f"{joint}/position" in needed),
             tuple(joint for joint in joints if f"{joint}/velocity" in needed),
         )
-
-
-class JointReading(NamedTuple):
-    """Joint positions and velocities (J,), m or rad and per second; NaN where the message has none."""
-
-    position: Vector
-    velocity: Vector
 
 
 class BaseReading(NamedTuple):

@@ -63,6 +63,7 @@ from maac_ros.nodes.policy_parameters import (
 )
 from maac_ros.nodes.reader import Reader
 from maac_ros.nodes.telemetry import TickRecord
+from maac_ros.observation import JointReading
 from maac_ros.recording import FlightRecorder
 from maac_ros.task import Source, load_task
 
@@ -238,7 +239,7 @@ class PolicyNode(LifecycleNode):
         base = bundle.task.robot.base
         frame = base.frame if base else ""
 
-        def read(message: Any) -> messages.JointReading | messages.BaseReading | ObservationError:
+        def read(message: Any) -> JointReading | messages.BaseReading | ObservationError:
             try:
                 if source == "joint_states":
                     return messages.read_joint_state(message, needs)

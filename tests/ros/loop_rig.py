@@ -8,7 +8,7 @@ import numpy as np
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.nodes.control_loop import ControlLoop, RosTime
 from maac_ros.nodes.inbox import Inbox
-from maac_ros.nodes.messages import JointReading
+from maac_ros.observation import JointReading
 
 SECOND = 1_000_000_000
 READING = JointReading(np.array([0.1, 0.05]), np.array([0.2, -0.1]))

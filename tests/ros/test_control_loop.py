@@ -11,7 +11,8 @@ from loop_rig import SECOND, Rig
 from maac_ros.controller import Controller, ControllerSettings, Mode
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.inbox import Inbox, Wake
-from maac_ros.nodes.messages import BaseReading, JointReading
+from maac_ros.nodes.messages import BaseReading
+from maac_ros.observation import JointReading
 from maac_ros.task import PlannerSettings, load_task
 
 
@@ -173,10 +174,10 @@ def hang(made, method):
     go_on = threading.Event()
     original = getattr(made.controller, method)
 
-    def slow(*arguments):
+    def slow(*arguments, **named):
         setattr(made.controller, method, original)
         assert go_on.wait(10)
-        return original(*arguments)
+        return original(*arguments, **named)
 
     setattr(made.controller, method, slow)
     return go_on
@@ -193,7 +194,7 @@ def test_tick_that_hangs_is_overruled_by_the_safe_command(rig, method):
         command, answers = made.until_sent(before + count)
         assert command.mode is Mode.SAFE
         assert re.fullmatch(r"a tick has taken \d+ ms; limit 50 ms", command.reason)
-        assert np.array_equal(command.values, made.controller.safe_values)
+        assert np.array_equal(command.values, made.controller.safe.constant)
         assert answers == made.now_ns
     with made.changed:  # what comes from now on is sent after the hang
         overruled = len(made.sent)

@@ -11,12 +11,14 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from maac_learning.cli import main
+from maac_learning.export import export_untrained_bundle
 from maac_ros.bundle import load_bundle
 from maac_ros.controller import Controller, Mode
 from maac_ros.errors import RecordingError
-from maac_ros.nodes.messages import JointReading
+from maac_ros.observation import JointReading
 from maac_ros.recording import FlightRecorder, Heading, RecordedTick, Settings, read_recording
 from maac_ros.replay import Replayer
+from maac_ros.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,25 @@ def test_replay_repeats_every_command_whatever_befell(bundle, recorder, seed):
         bundle.task.planner.iterations
     }
     assert outcome.other_files == set()
+
+
+def test_safe_command_that_follows_the_joints_is_repeated_too(bundle, recorder, tmp_path):
+    task = bundle.task.model_dump(mode="json")
+    task["action"][0]["safe"] = {"stiffness": 40.0, "damping": 20.0}
+    made = export_untrained_bundle(Task.model_validate(task), tmp_path / "bundle")
+    eventful_run(made, recorder, 150, seed=2)
+    lines = list(read_recording(recorder.folder))
+    safe = [line for line in lines if isinstance(line, RecordedTick) and line.mode is Mode.SAFE]
+    assert {tick.joints is None for tick in safe} == {True, False}
+    assert len({tick.values for tick in safe}) > 1
+    outcome = Replayer(lambda heading: load_bundle(heading.bundle)).run(lines)
+    assert outcome.identical, outcome.first
+    torn = [
+        line.model_copy(update={"joints": (0.0,)}) if isinstance(line, RecordedTick) else line
+        for line in lines
+    ]
+    with pytest.raises(RecordingError, match=r"tick 0: joints: 1 entries; expected 4"):
+        Replayer(lambda heading: load_bundle(heading.bundle)).run(torn)
 
 
 def test_replay_names_the_first_tick_that_another_bundle_commands_otherwise(
