@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from maac_ros import schema
 from maac_ros.errors import TaskError
@@ -206,6 +206,13 @@ class SafeImpedance(schema.Description):
     """Command published while the joint's state is not known, and last when commanding ends."""
 
 
+SafeValue = Annotated[
+    Annotated[float, Tag("constant")] | Annotated[SafeImpedance, Tag("impedance")],
+    # One of the two is meant, and only its problems are told.
+    Discriminator(lambda v: "impedance" if isinstance(v, dict | SafeImpedance) else "constant"),
+]
+
+
 class Effort(schema.Description):
     """Normalised effort: the force or torque on the joint is ``gear`` times the command."""
 
@@ -215,7 +222,7 @@ class Effort(schema.Description):
     """N or N·m for a command of 1, one number a joint; must equal the MJCF actuator's gear."""
     limits: Interval
     """Lowest and highest command."""
-    safe: float | SafeImpedance = 0.0
+    safe: SafeValue = 0.0
     """Command published when the policy must not act."""
 
     _ordered = field_validator("limits")(_check_interval)
