@@ -85,7 +85,7 @@ class PolicyNode(LifecycleNode):
         self._bundle: Bundle | None = None
         self._recorder: FlightRecorder | None = None
         self._reader: Reader | None = None
-        self._failure = ""
+        self._failure = self._refusal = ""
         self._interfaces: list[Callable[[], object]] = []
         check_values(declare(self, (*AT_CONFIGURE, *AT_RUNTIME, *AT_START)))
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -215,7 +215,7 @@ class PolicyNode(LifecycleNode):
         return controller
 
     def _use(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+        self._bundle, self._refusal = bundle, ""
         self._metadata.publish(String(data=manifest_yaml(bundle.manifest)))
         self.get_logger().info(f"bundle '{bundle.path}' for task '{bundle.task.name}' is ready")
 
@@ -298,6 +298,8 @@ class PolicyNode(LifecycleNode):
         if self._loop is None or self._reader is None:
             return []
         told = self._reader.refused()
+        if self._refusal:
+            told.append(self._refusal)
         # Two that command one robot overrule each other.
         if (rivals := self.count_publishers(self._commands.topic_name) - 1) > 0:
             told.append(f"{rivals} more publish commands on the same topic")
@@ -322,6 +324,8 @@ class PolicyNode(LifecycleNode):
         if any(spec.name in changed for spec in AT_RUNTIME):
             manifest = self._loop.controller.bundle.manifest
             self._loop.configure(controller_settings({**self._values(), **changed}, manifest))
+        if "bundle" in changed:
+            self.executor.create_task(self._replace_bundle)
         return SetParametersResult(successful=True)
 
     def _on_stop(
@@ -349,10 +353,14 @@ class PolicyNode(LifecycleNode):
     async def _on_reload(
         self, _: TriggerService.Request, response: TriggerService.Response
     ) -> TriggerService.Response:
+        response.success, response.message = await self._replace_bundle()
+        return response
+
+    async def _replace_bundle(self) -> tuple[bool, str]:
+        """Load the bundle that the parameters name, and go on with it; tells whether it does, or why not."""
         loop, values = self._loop, self._values()
         if loop is None:
-            response.message = "not configured: configure loads the bundle"
-            return response
+            return False, "not configured: configure loads the bundle"
 
         def load() -> Controller:
             controller = self._load(values)
@@ -362,16 +370,14 @@ class PolicyNode(LifecycleNode):
         try:
             controller = await in_thread(self.executor, load)
         except MaacError as reason:
-            response.message = str(reason)
-            self.get_logger().error(f"reload refused, the old bundle goes on: {reason}")
-            return response
+            self._refusal = f"the old bundle goes on, another is refused: {reason}"
+            self.get_logger().error(self._refusal)
+            return False, str(reason)
         if loop is not self._loop:
-            response.message = "the node was cleaned up while the bundle was loading"
-            return response
+            return False, "the node was cleaned up while the bundle was loading"
         loop.swap(controller, controller_settings(self._values(), controller.bundle.manifest))
         self._use(controller.bundle)
-        response.success, response.message = True, f"runs '{controller.bundle.path}'"
-        return response
+        return True, f"runs '{controller.bundle.path}'"
 
 
 def _create(leave: Exit) -> PolicyNode:

@@ -29,8 +29,8 @@ AT_CONFIGURE = (
     ParameterSpec(
         "bundle",
         "",
-        "Folder of the bundle, or the name of a shipped one; empty for that of the task. Read at "
-        "configure and by ~/reload.",
+        "Folder of the bundle, or the name of a shipped one; empty for that of the task. Another one is "
+        "verified beside the one that runs, and taken up between two ticks or refused; ~/reload reads it anew.",
     ),
     ParameterSpec(
         "task",

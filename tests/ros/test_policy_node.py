@@ -319,13 +319,29 @@ def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, co
     )
 
 
-def test_reload_of_another_task_is_refused(bench, commanding, untrained_bundle):
-    node, _ = commanding()
-    other = str(untrained_bundle("hopper").path)
-    assert bench.set_parameter(node, "bundle", other).successful
-    answer = bench.trigger("/policy_node/reload")
-    assert not answer.success
-    assert "does not fit task 'inverted_pendulum'" in answer.message
+def test_bundle_is_swapped_by_its_parameter_and_a_bad_one_refused(
+    bench, joints, bundle, commanding, untrained_bundle, tmp_path
+):
+    node, commands = commanding()
+    statuses = bench.diagnostics()
+    before = node._loop.controller
+    assert bench.set_parameter(node, "bundle", str(untrained_bundle("hopper").path)).successful
+    said = "the old bundle goes on, another is refused: "
+    joints.until(lambda: statuses and said in statuses[-1][1], "refusal")
+    assert "does not fit task 'inverted_pendulum'" in statuses[-1][1]
+    assert statuses[-1][0] >= DiagnosticStatus.WARN
+    assert statuses[-1][2]["bundle"] == str(bundle)
+    assert node._loop.controller is before
+    assert not bench.trigger("/policy_node/reload").success
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    assert bench.set_parameter(node, "bundle", str(copy)).successful
+    joints.until(lambda: statuses[-1][2]["bundle"] == str(copy), "the new bundle")
+    assert said not in statuses[-1][1]
+    assert node._loop.controller is not before
+    seen = len(commands)
+    joints.until(lambda: len(commands) > seen and data(commands[-1]) != SAFE, "command")
 
 
 def test_commands_stay_within_limits_and_rate(bench, joints, commanding):
