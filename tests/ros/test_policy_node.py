@@ -322,10 +322,11 @@ def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, co
 def test_bundle_is_swapped_by_its_parameter_and_a_bad_one_refused(
     bench, joints, bundle, commanding, untrained_bundle, tmp_path
 ):
-    node, commands = commanding()
+    other = str(untrained_bundle("hopper").path)
+    node, commands = commanding(stop_after_ms=0.0)
     statuses = bench.diagnostics()
     before = node._loop.controller
-    assert bench.set_parameter(node, "bundle", str(untrained_bundle("hopper").path)).successful
+    assert bench.set_parameter(node, "bundle", other).successful
     said = "the old bundle goes on, another is refused: "
     joints.until(lambda: statuses and said in statuses[-1][1], "refusal")
     assert "does not fit task 'inverted_pendulum'" in statuses[-1][1]
