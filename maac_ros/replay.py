@@ -114,12 +114,13 @@ class Replayer:
         for what, values, size in (
             ("observation", tick.observation, len(manifest.observation)),
             ("command", tick.values, len(manifest.action)),
+            ("joints", tick.joints, 2 * len(manifest.task.robot.joints)),
         ):
-            if not isinstance(values, str) and len(values) != size:
+            if isinstance(values, tuple) and len(values) != size:
                 raise RecordingError(
                     f"tick {tick.number}: {what}: {len(values)} entries; expected {size}"
                 )
-        joints = _joints(tick, controller)
+        joints = None if tick.joints is None else JointReading(*np.split(np.array(tick.joints), 2))
         if tick.clears != self._clears:
             controller.clear_stop()
             self._clears = tick.clears
@@ -193,17 +194,6 @@ class Replayer:
                 float(recorded[worst]),
                 float(command.values[worst]),
             )
-
-
-def _joints(tick: RecordedTick, controller: Controller) -> JointReading | None:
-    if tick.joints is None:
-        return None
-    size = 2 * len(controller.bundle.task.robot.joints)
-    if len(tick.joints) != size:
-        raise RecordingError(
-            f"tick {tick.number}: joints: {len(tick.joints)} entries; expected {size}"
-        )
-    return JointReading(*np.split(np.array(tick.joints), 2))
 
 
 def _require_same_entries(bundle: Bundle, heading: Heading) -> None:

@@ -27,9 +27,10 @@ class SafeCommand:
         self._low = np.array([e.low for e in entries])
         self._high = np.array([e.high for e in entries])
         self._gear = np.array([e.gear for e in entries])
-        self._stiffness = np.array([e.safe_stiffness for e in entries])
-        self._damping = np.array([e.safe_damping for e in entries])
-        self._impeded = (self._stiffness > 0) | (self._damping > 0)
+        impedances = [e.impedance for e in entries]
+        self._stiffness = np.array([i.stiffness if i else 0.0 for i in impedances])
+        self._damping = np.array([i.damping if i else 0.0 for i in impedances])
+        self._impeded = self._damping > 0
         self._held: Vector | None = None
         self.constant: Vector = np.array([e.safe for e in entries])
         self.follows = bool(self._impeded.any())

@@ -341,8 +341,8 @@ class ActionEntry:
     high: float
     safe: float
     gear: float
-    safe_stiffness: float = 0.0
-    safe_damping: float = 0.0
+    impedance: SafeImpedance | None = None
+    """Of the safe command; without one that is the constant ``safe``."""
 
 
 class Task(schema.Description):
@@ -451,11 +451,7 @@ class Task(schema.Description):
                 high=term.limits[1],
                 safe=term.safe_constant,
                 gear=gear,
-                **(
-                    {"safe_stiffness": term.safe.stiffness, "safe_damping": term.safe.damping}
-                    if isinstance(term.safe, SafeImpedance)
-                    else {}
-                ),
+                impedance=term.safe if isinstance(term.safe, SafeImpedance) else None,
             )
             for term in self.action
             for joint, gear in zip(term.joints, term.gear, strict=True)

@@ -24,11 +24,11 @@ _POLL_NS = 100_000_000
 """The end of the context, which wakes nobody, is noticed within this time."""
 
 
-class _ExceptSubscriptions(ReentrantCallbackGroup):
-    """Keeps the executor from subscriptions."""
+class _NeverExecuted(ReentrantCallbackGroup):
+    """Keeps the executor from the subscriptions."""
 
     def can_execute(self, entity: Any) -> bool:
-        return not isinstance(entity, Subscription)
+        return False
 
 
 class Reader:
@@ -44,7 +44,7 @@ class Reader:
 
     def __init__(self, node: Node, failed: Callable[[Exception], None]) -> None:
         self._node, self._failed = node, failed
-        self._group = _ExceptSubscriptions()
+        self._group = _NeverExecuted()
         self._subscriptions: list[Subscription] = []
         self._ending = threading.Event()
         self._wake = GuardCondition(None, None, context=node.context)
