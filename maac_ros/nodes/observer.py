@@ -26,8 +26,8 @@ class NodesError(MaacError):
 
 
 def isolate() -> None:
-    """Keep the DDS traffic on this host and off the user's own domain."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(60, 99)))
+    """Keep the DDS traffic on this host, off the user's own domain and off those of the tests (60 to 99)."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 59)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     if os.environ.get("ROS_DISTRO") == "humble":
         os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")  # the same, for the distribution before it
