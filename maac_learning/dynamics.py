@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from maac_learning.config import ModelConfig
 from maac_learning.mirror import MirrorImage
 from maac_learning.networks import EnsembleMLP, Normalizer
+from maac_ros.reward_terms import Transition
 from maac_ros.task import Task
 
 _LEAST_VARIANCE = 1e-10
@@ -72,30 +73,18 @@ class TerminationRule(nn.Module):
 class RewardRule(nn.Module):
     """A task's analytic reward as a function of state, action and next state; differentiable."""
 
-    velocity: Tensor
-
     def __init__(self, task: Task) -> None:
         super().__init__()
-        names = [entry.name for entry in task.observation_entries()]
-        self._alive, self._effort = 0.0, 0.0
-        velocity = torch.zeros(len(names))
-        for term in task.reward.analytic:
-            if term.term == "alive":
-                self._alive += term.weight
-            elif term.term == "velocity":
-                velocity[names.index(term.entry)] += term.weight
-            else:
-                self._effort += term.weight
-        self.register_buffer("velocity", velocity)
+        self._index = {entry.name: i for i, entry in enumerate(task.observation_entries())}
+        self._reward = task.reward
 
     def forward(
         self, observation: Tensor, action: Tensor, following: Tensor, terminated: Tensor
     ) -> Tensor:
         """Reward (...) for (..., O), normalised actions (..., A), next observations (..., O) and their end (...)."""
-        # A velocity is rewarded as the mean over the step, which moves the robot by as much.
-        speed = 0.5 * ((observation + following) * self.velocity).sum(dim=-1)
-        alive = self._alive * (1.0 - terminated)
-        return alive + speed + self._effort * (action**2).sum(dim=-1)
+        step = Transition(self._index, observation, action, following, terminated)
+        total: Tensor = self._reward.total(step)
+        return total
 
 
 class Shuffle(NamedTuple):

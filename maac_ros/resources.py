@@ -60,6 +60,24 @@ def named_file(folder: str, name: str, kind: str) -> Path:
     )
 
 
+def world_file(name: str) -> Path:
+    """Resolve ``name`` to an MJCF file: a path as it stands, or the name of a file of ``sim/``.
+
+    Raises:
+        ConfigError: when there is no such file; the message lists the shipped names.
+    """
+    path = Path(name).expanduser()
+    shipped = share_directory() / "sim"
+    if path.is_file():
+        return path
+    if len(path.parts) == 1 and (shipped / name).is_file():
+        return shipped / name
+    known = ", ".join(sorted(p.name for p in shipped.glob("*.xml"))) or "none"
+    raise ConfigError(
+        f"world file '{name}' does not exist; expected a path to an MJCF file, or one of: {known}"
+    )
+
+
 def bundle_folder(name: str) -> Path:
     """Resolve ``name`` to a bundle's folder: a path as it stands, or the name of a shipped bundle, its task's.
 

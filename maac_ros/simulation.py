@@ -1,11 +1,10 @@
-"""The simulated robot of a task: a Gymnasium MuJoCo environment, read and driven by joint name."""
+"""The simulated robot of a task, read and driven by joint name."""
 
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -13,7 +12,9 @@ import numpy as np
 
 from maac_ros.errors import TaskError
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
+from maac_ros.rules import Rules
 from maac_ros.task import Task
+from maac_ros.worlds import make_world
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ _JOINT_TYPES = {
 
 @dataclass(frozen=True)
 class StepResult:
-    """Outcome of one control step. ``reward`` is on the simulator's own scale."""
+    """Outcome of one control step. ``reward`` is on the task's own scale."""
 
     state: RobotState
     reward: float
@@ -81,20 +82,15 @@ class Simulation:
 
     def __init__(self, task: Task, render_mode: str | None = None) -> None:
         self.task = task
-        self._env = _make(task, render_mode)
-        self._limit = _time_limit(self._env)
-        self._mujoco = cast(
-            Any, self._env.unwrapped
-        )  # gymnasium.Env declares neither model nor data
-        self.model: mujoco.MjModel = self._mujoco.model
-        self.data: mujoco.MjData = self._mujoco.data
-        self._check_period()
+        self._world = make_world(task, render_mode)
+        self.model, self.data = self._world.model, self._world.data
         addresses = [self._joint_address(name) for name in task.robot.joints]
         self._qpos = np.array([a[0] for a in addresses])
         self._qvel = np.array([a[1] for a in addresses])
         self._base = self._base_address()
         self._actuators = np.array([self._actuator(entry) for entry in task.action_entries()])
         self._control = np.zeros(self.model.nu)
+        self._rules = Rules(task)
         self._own = _Matter(
             self.model.body_mass.copy(),
             self.model.body_inertia.copy(),
@@ -103,15 +99,23 @@ class Simulation:
 
     def reset(self, seed: int | None = None) -> RobotState:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
-        self._env.reset(seed=seed)
+        self._world.begin(seed)
         return self.state()
 
     def step(self, command: Vector) -> StepResult:
         """Hold ``command`` (A,), in the order of ``task.action_entries()``, for one control period."""
+        before = self.state()
         # float64 throughout: the control cost is rounded in the dtype of the action.
         self._control[self._actuators] = command
-        _, reward, terminated, truncated, _ = self._env.step(self._control.copy())
-        return StepResult(self.state(), float(reward), bool(terminated), bool(truncated))
+        judged = self._world.step(self._control)
+        state = self.state()
+        if judged is None:
+            reward, terminated = self._rules.judge(before, command, state)
+            # MuJoCo puts a robot back at its start where its numbers are out of bounds.
+            judged = reward, terminated or self.unstable
+        reward, terminated = judged
+        truncated = self._world.elapsed_steps >= self.task.simulation.episode_steps
+        return StepResult(state, reward, terminated, truncated)
 
     def state(self) -> RobotState:
         """The robot's present state (copies)."""
@@ -141,21 +145,15 @@ class Simulation:
         """Everything that decides how this simulation goes on."""
         physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
         mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
-        return Snapshot(
-            physics,
-            self._limit._elapsed_steps or 0,
-            self._mujoco.np_random.bit_generator.state,
-        )
+        return Snapshot(physics, self._world.elapsed_steps, self._world.random_state)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on exactly where ``snapshot`` was taken."""
-        self._env.reset(seed=0)  # the wrappers refuse to step before a first reset
+        self._world.resume(snapshot.elapsed_steps, snapshot.random_state)
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
         mujoco.mj_forward(self.model, self.data)
         # mj_forward has overwritten the solver's warm start.
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
-        self._limit._elapsed_steps = snapshot.elapsed_steps
-        self._mujoco.np_random.bit_generator.state = snapshot.random_state
 
     def alter(self, mass: float | None = None, friction: float | None = None) -> None:
         """Give all bodies these multiples of the masses, and all surfaces of the frictions, that the task's robot has.
@@ -177,19 +175,11 @@ class Simulation:
         return any(self.data.warning[kind].number for kind in _UNSTABLE)
 
     def render(self) -> Any:
-        """One frame, as Gymnasium's ``render`` gives it."""
-        return self._env.render()
+        """One frame, (height, width, 3)."""
+        return self._world.render()
 
     def close(self) -> None:
-        self._env.close()
-
-    def _check_period(self) -> None:
-        period = float(self._mujoco.dt)
-        if not math.isclose(period, self.task.control.period_s, rel_tol=1e-9):
-            raise TaskError(
-                f"task '{self.task.name}': control.period_s: got {self.task.control.period_s}; "
-                f"expected {period:g}, the step of {self.task.simulation.gymnasium_id}"
-            )
+        self._world.close()
 
     def _joint_address(self, name: str) -> tuple[int, int]:
         joint = self._joint_id(name, "robot.joints")
@@ -197,7 +187,7 @@ class Simulation:
         if self.model.jnt_type[joint] != _JOINT_TYPES[declared]:
             raise TaskError(
                 f"task '{self.task.name}': robot.joints.{name}.type: got '{declared}', but the joint is a "
-                f"{mujoco.mjtJoint(self.model.jnt_type[joint]).name} in {self.task.simulation.gymnasium_id}"
+                f"{mujoco.mjtJoint(self.model.jnt_type[joint]).name} in {self._world.name}"
             )
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
 
@@ -209,7 +199,7 @@ class Simulation:
         if self.model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
             raise TaskError(
                 f"task '{self.task.name}': robot.base.joint: '{base.joint}' is not a free joint in "
-                f"{self.task.simulation.gymnasium_id}"
+                f"{self._world.name}"
             )
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
 
@@ -219,7 +209,7 @@ class Simulation:
             known = ", ".join(self.model.joint(i).name for i in range(self.model.njnt))
             raise TaskError(
                 f"task '{self.task.name}': {field}: no joint '{name}' in "
-                f"{self.task.simulation.gymnasium_id}; expected one of: {known}"
+                f"{self._world.name}; expected one of: {known}"
             )
         return int(joint)
 
@@ -232,7 +222,7 @@ class Simulation:
         if driving.size != 1:
             raise TaskError(
                 f"task '{self.task.name}': action: joint '{entry.joint}' is driven by {driving.size} actuators "
-                f"in {self.task.simulation.gymnasium_id}; expected exactly one"
+                f"in {self._world.name}; expected exactly one"
             )
         actuator = int(driving[0])
         gear = float(self.model.actuator_gear[actuator, 0])
@@ -247,37 +237,6 @@ class Simulation:
                 f"expected [{low:g}, {high:g}]"
             )
         return actuator
-
-
-def _make(task: Task, render_mode: str | None) -> gymnasium.Env[Any, Any]:
-    simulation = task.simulation
-    try:
-        env = gymnasium.make(
-            simulation.gymnasium_id,
-            max_episode_steps=simulation.episode_steps,
-            disable_env_checker=True,
-            render_mode=render_mode,
-            **simulation.kwargs,
-        )
-    except (gymnasium.error.Error, TypeError) as reason:
-        raise TaskError(
-            f"task '{task.name}': simulation: gymnasium.make('{simulation.gymnasium_id}', "
-            f"{simulation.kwargs}) failed: {reason}"
-        ) from reason
-    if not hasattr(env.unwrapped, "model") or not hasattr(env.unwrapped, "frame_skip"):
-        raise TaskError(
-            f"task '{task.name}': simulation.gymnasium_id: '{simulation.gymnasium_id}' is not a MuJoCo environment"
-        )
-    return env
-
-
-def _time_limit(env: gymnasium.Env[Any, Any]) -> Any:
-    while not isinstance(env, gymnasium.wrappers.TimeLimit):
-        assert isinstance(env, gymnasium.Wrapper), (
-            "gymnasium.make adds a TimeLimit for max_episode_steps"
-        )
-        env = env.env
-    return env
 
 
 class TaskEnv(gymnasium.Env[Vector, Vector]):

@@ -18,17 +18,11 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from maac_ros import schema
 from maac_ros.errors import TaskError
 from maac_ros.resources import named_file
+from maac_ros.reward_terms import Reward
+from maac_ros.world_terms import Interval, Simulation, check_interval
 
 Source = Literal["joint_states", "odom"]
 """Where an observation entry comes from on a robot (the ROS topic of that name)."""
-
-Interval = Annotated[tuple[float, float], Field(description="[low, high]")]
-
-
-def _check_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    if interval is not None and not interval[0] < interval[1]:
-        raise ValueError(f"expected [low, high] with low < high, got {list(interval)}")
-    return interval
 
 
 class Joint(schema.Description):
@@ -115,17 +109,6 @@ class Robot(schema.Description):
     """Where the robot is its own mirror image."""
 
 
-class Simulation(schema.Description):
-    """The simulated world."""
-
-    gymnasium_id: str
-    """Id of a Gymnasium MuJoCo environment."""
-    kwargs: dict[str, bool | int | float | str] = Field(default={})
-    """Further arguments for ``gymnasium.make``."""
-    episode_steps: int = Field(gt=0)
-    """Control steps after which an episode is truncated."""
-
-
 class Control(schema.Description):
     """When the policy acts."""
 
@@ -138,7 +121,7 @@ class _JointTerm(schema.Description):
     clip: Interval | None = None
     """Bounds applied to the value before the policy sees it."""
 
-    _ordered = field_validator("clip")(_check_interval)
+    _ordered = field_validator("clip")(check_interval)
 
 
 class JointPosition(_JointTerm):
@@ -225,7 +208,7 @@ class Effort(schema.Description):
     safe: SafeValue = 0.0
     """Command published when the policy must not act."""
 
-    _ordered = field_validator("limits")(_check_interval)
+    _ordered = field_validator("limits")(check_interval)
 
     @model_validator(mode="after")
     def _consistent(self) -> Effort:
@@ -241,40 +224,6 @@ class Effort(schema.Description):
     def safe_constant(self) -> float:
         """The safe command where nothing is known of the joint."""
         return self.safe.otherwise if isinstance(self.safe, SafeImpedance) else self.safe
-
-
-class AliveReward(schema.Description):
-    """A constant for each step that does not terminate the episode."""
-
-    term: Literal["alive"]
-    weight: float
-
-
-class VelocityReward(schema.Description):
-    """A velocity, an observation entry, averaged over the step."""
-
-    term: Literal["velocity"]
-    entry: str
-    """Name of an observation entry, for example ``rootx/velocity``."""
-    weight: float
-
-
-class EffortReward(schema.Description):
-    """The sum of squares of the normalised action; its weight is negative where effort costs."""
-
-    term: Literal["effort"]
-    weight: float
-
-
-RewardTerm = Annotated[AliveReward | VelocityReward | EffortReward, Field(discriminator="term")]
-
-
-class Reward(schema.Description):
-    """Where reward comes from: the simulator's own, which the model ensemble learns to predict."""
-
-    source: Literal["environment"]
-    analytic: tuple[RewardTerm, ...] = ()
-    """The same reward as a sum of terms, for learning settings that ask for ``model.reward: analytic``."""
 
 
 class TerminationTerm(schema.Description):
@@ -381,8 +330,12 @@ class Task(schema.Description):
                 raise ValueError(f"{section}: listed more than once: {', '.join(twice)}")
         named = [(f"termination.{i}", rule.entry) for i, rule in enumerate(self.termination)]
         for position, part in enumerate(self.reward.analytic):
-            if isinstance(part, VelocityReward):
-                named.append((f"reward.analytic.{position}", part.entry))
+            named += [(f"reward.analytic.{position}", entry) for entry in part.entries()]
+        if (self.reward.source == "environment") != (self.simulation.mjcf is None):
+            raise ValueError(
+                f"reward.source: got '{self.reward.source}'; expected 'environment' with simulation.gymnasium_id, "
+                "'analytic' with simulation.mjcf"
+            )
         for place, entry in named:
             if entry not in entries:
                 raise ValueError(
@@ -492,10 +445,17 @@ def _observation_entries(term: Any, robot: Robot) -> list[ObservationEntry]:
 
 
 def load_task(name: str | Path) -> Task:
-    """Load a task by shipped name (``hopper``) or by path to a YAML file.
+    """Load a task by shipped name (``hopper``) or by path to a YAML file, beside which its MJCF is looked for first.
 
     Raises:
         ConfigError: when there is no such task.
         TaskError: when the file is malformed; one line a problem, naming file, key and value.
     """
-    return schema.load(named_file("tasks", str(name), "task"), Task, TaskError)
+    path = named_file("tasks", str(name), "task")
+    task = schema.load(path, Task, TaskError)
+    mjcf = task.simulation.mjcf
+    if mjcf is None or not (beside := path.parent / mjcf).is_file():
+        return task
+    # Copies of the task, in runs and bundles, lie elsewhere.
+    world = task.simulation.model_copy(update={"mjcf": str(beside.resolve())})
+    return task.model_copy(update={"simulation": world})

@@ -1,0 +1,139 @@
+"""Reward as a sum of terms, of NumPy arrays in the simulator and of PyTorch tensors in the learned model alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from maac_ros import schema
+
+Values = Any
+"""A NumPy array or a PyTorch tensor: terms use operators that both have, so that one formula serves both."""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A control step as reward terms see it.
+
+    Attributes:
+        index: position of each observation entry, by name.
+        observation: (..., O) before the step, in the task's units.
+        action: (..., A), normalised to [-1, 1].
+        following: (..., O) after the step.
+        terminated: (...,) 1.0 where the step ended the episode.
+    """
+
+    index: Mapping[str, int]
+    observation: Values
+    action: Values
+    following: Values
+    terminated: Values
+
+
+class _Term(schema.Description):
+    weight: float
+    """Reward for a value of 1."""
+
+    def entries(self) -> tuple[str, ...]:
+        """Observation entries that the term reads."""
+        return ()
+
+
+class AliveReward(_Term):
+    """1 for each step that does not terminate the episode."""
+
+    term: Literal["alive"]
+
+    def value(self, step: Transition) -> Values:
+        return 1.0 - step.terminated
+
+
+class VelocityReward(_Term):
+    """A velocity, an observation entry in m/s or rad/s, averaged over the step."""
+
+    term: Literal["velocity"]
+    entry: str
+    """Name of an observation entry, for example ``rootx/velocity``."""
+
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
+
+    def value(self, step: Transition) -> Values:
+        at = step.index[self.entry]
+        # The mean over the step moves the robot by as much.
+        return 0.5 * (step.observation[..., at] + step.following[..., at])
+
+
+class EffortReward(_Term):
+    """The sum of squares of the normalised action; its weight is negative where effort costs."""
+
+    term: Literal["effort"]
+
+    def value(self, step: Transition) -> Values:
+        return (step.action**2).sum(-1)
+
+
+class ClosenessReward(_Term):
+    """How near an observation entry is to a target: 1 there, 1/2 at a distance of ``scale``, towards 0 far away."""
+
+    term: Literal["closeness"]
+    entry: str
+    """Name of an observation entry, for example ``elbow/position``."""
+    target: float
+    """In the entry's unit."""
+    scale: float = Field(gt=0)
+    """In the entry's unit."""
+
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
+
+    def value(self, step: Transition) -> Values:
+        distance = (step.following[..., step.index[self.entry]] - self.target) / self.scale
+        return 1.0 / (1.0 + distance * distance)
+
+
+class SquareReward(_Term):
+    """The square of an observation entry's distance from a target; its weight is negative where distance costs."""
+
+    term: Literal["square"]
+    entry: str
+    """Name of an observation entry, for example ``elbow/velocity``."""
+    target: float = 0.0
+    """In the entry's unit."""
+
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
+
+    def value(self, step: Transition) -> Values:
+        distance = step.following[..., step.index[self.entry]] - self.target
+        return distance * distance
+
+
+RewardTerm = Annotated[
+    AliveReward | VelocityReward | EffortReward | ClosenessReward | SquareReward,
+    Field(discriminator="term"),
+]
+
+
+class Reward(schema.Description):
+    """Where reward comes from: a Gymnasium environment's own, or terms."""
+
+    source: Literal["environment", "analytic"]
+    analytic: tuple[RewardTerm, ...] = ()
+    """The reward as a sum of terms; beside an environment's own the same once more, for learning settings that ask for
+    ``model.reward: analytic``."""
+
+    @model_validator(mode="after")
+    def _given(self) -> Reward:
+        if self.source == "analytic" and not self.analytic:
+            raise ValueError(
+                "analytic: got no terms; expected at least one where source is 'analytic'"
+            )
+        return self
+
+    def total(self, step: Transition) -> Values:
+        """The weighted sum (...,) of the terms."""
+        return sum(term.weight * term.value(step) for term in self.analytic)

@@ -1,0 +1,42 @@
+"""A task's own reward and termination, as the simulator judges a control step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from maac_ros.observation import ObservationBuilder, RobotState, Vector
+from maac_ros.reward_terms import Transition
+from maac_ros.task import Task
+
+
+class Rules:
+    """Reward and termination of ``task``, from its terms."""
+
+    def __init__(self, task: Task) -> None:
+        self._builder = ObservationBuilder(task)
+        self._index = {entry.name: i for i, entry in enumerate(self._builder.entries)}
+        self._reward = task.reward
+        self._termination = task.termination
+        actions = task.action_entries()
+        low, high = np.array([a.low for a in actions]), np.array([a.high for a in actions])
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+
+    def judge(self, before: RobotState, command: Vector, after: RobotState) -> tuple[float, bool]:
+        """Reward and termination of the step from ``before`` to ``after`` under ``command`` (A,), in command units."""
+        following = self._builder.build(after)
+        terminated = any(
+            not _within(following[self._index[rule.entry]], rule.min, rule.max)
+            for rule in self._termination
+        )
+        step = Transition(
+            self._index,
+            self._builder.build(before),
+            (command - self._middle) / self._half,
+            following,
+            float(terminated),
+        )
+        return float(self._reward.total(step)), terminated
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)

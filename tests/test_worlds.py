@@ -1,0 +1,268 @@
+"""Worlds from an MJCF file: rewards, terminations and initial states are the task's."""
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+import yaml
+from gymnasium.utils.env_checker import check_env
+
+from maac_ros.errors import ConfigError, TaskError
+from maac_ros.observation import RobotState
+from maac_ros.resources import named_file
+from maac_ros.simulation import Simulation, TaskEnv
+from maac_ros.task import load_task
+
+# A cart that a spring of its own pulls back: known to nobody but this file.
+MJCF = """
+<mujoco>
+  <option timestep="0.01" gravity="0 0 0"/>
+  <worldbody>
+    <body>
+      <joint name="rail" type="slide" axis="1 0 0" stiffness="2"/>
+      <geom type="box" size="0.1 0.1 0.1" mass="2"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="rail" gear="5" ctrllimited="true" ctrlrange="-2 1"/></actuator>
+  <keyframe><key name="drawn" qpos="0.5" qvel="0.25"/></keyframe>
+</mujoco>
+"""
+TASK = {
+    "schema_version": 1,
+    "name": "cart",
+    "description": "A cart on a rail.",
+    "robot": {"joints": {"rail": {"type": "prismatic"}}},
+    "simulation": {"mjcf": "worlds/cart.xml", "keyframe": "drawn", "episode_steps": 20},
+    "control": {"period_s": 0.03},
+    "observation": [
+        {"term": "joint_position", "joints": ["rail"]},
+        {"term": "joint_velocity", "joints": ["rail"]},
+    ],
+    "action": [{"term": "effort", "joints": ["rail"], "gear": [5], "limits": [-2, 1]}],
+    "reward": {
+        "source": "analytic",
+        "analytic": [
+            {"term": "alive", "weight": 3},
+            {"term": "closeness", "entry": "rail/position", "target": 1, "scale": 0.5, "weight": 2},
+            {"term": "velocity", "entry": "rail/velocity", "weight": 0.5},
+            {"term": "square", "entry": "rail/position", "target": 0.5, "weight": -4},
+            {"term": "effort", "weight": -0.1},
+        ],
+    },
+    "termination": [{"entry": "rail/position", "min": -1, "max": 0.6}],
+}
+
+
+@pytest.fixture
+def cart(tmp_path):
+    """Writes the cart's two files, the task with ``change`` made to it, and returns the task's path."""
+
+    def write(change=lambda task: None, mjcf=MJCF):
+        task = yaml.safe_load(yaml.safe_dump(TASK))
+        change(task)
+        (tmp_path / "worlds").mkdir(exist_ok=True)
+        (tmp_path / "worlds" / "cart.xml").write_text(mjcf)
+        path = tmp_path / "cart.yaml"
+        path.write_text(yaml.safe_dump(task))
+        return path
+
+    return write
+
+
+def test_a_world_outside_the_package_steps_as_mujoco_does(cart, tmp_path, monkeypatch):
+    path = cart()
+    monkeypatch.chdir("/")  # the MJCF is found beside the task, wherever that is read from
+    env = TaskEnv(load_task(path))
+    observation, _ = env.reset(seed=0)
+    assert observation.tolist() == [0.5, 0.25]
+    model = mujoco.MjModel.from_xml_string(MJCF)
+    data = mujoco.MjData(model)
+    data.qpos, data.qvel, data.ctrl = 0.5, 0.25, -1.5
+    mujoco.mj_step(model, data, 3)
+    observation, reward, terminated, truncated, _ = env.step(np.array([-1.5]))
+    assert observation.tolist() == [data.qpos[0], data.qvel[0]]
+    position, velocity = observation
+    # -1.5 of [-2, 1] is -2/3 of half the range.
+    expected = (
+        3
+        + 2 / (1 + ((position - 1) / 0.5) ** 2)
+        + 0.5 * (0.25 + velocity) / 2
+        - 4 * (position - 0.5) ** 2
+        - 0.1 * (2 / 3) ** 2
+    )
+    assert reward == pytest.approx(expected, abs=1e-12)
+    assert (terminated, truncated) == (False, False)
+
+
+def test_termination_ends_the_episode_and_the_reward_for_staying(cart):
+    alive = [{"term": "alive", "weight": 3}]
+    simulation = Simulation(load_task(cart(lambda task: task["reward"].update(analytic=alive))))
+    simulation.reset(seed=0)
+    simulation.place(RobotState(np.array([0.599]), np.array([1.0])))
+    result = simulation.step(np.array([0.0]))
+    assert (result.reward, result.terminated, result.truncated) == (0.0, True, False)
+    simulation.place(RobotState(np.array([0.59]), np.array([-1.0])))
+    assert simulation.step(np.array([0.0])).reward == 3.0
+
+
+def test_episodes_are_truncated_after_their_steps(cart):
+    env = TaskEnv(load_task(cart()))
+    env.reset(seed=0)
+    ends = [env.step(np.array([0.0]))[2:4] for _ in range(20)]
+    assert ends == [(False, False)] * 19 + [(False, True)]
+    env.reset()
+    assert env.step(np.array([0.0]))[2:4] == (False, False)
+
+
+def test_initial_states_spread_as_the_task_says_and_follow_the_seed(cart):
+    def spread(task):
+        task["simulation"]["reset"] = [
+            {"term": "joint_position", "joints": ["rail"], "offset": [-0.25, 0.05]}
+        ]
+
+    env = TaskEnv(load_task(cart(spread)))
+    starts = np.array([env.reset(seed=3 if i == 0 else None)[0] for i in range(300)])
+    assert (starts[:, 1] == 0.25).all()
+    assert 0.25 <= starts[:, 0].min() < 0.27
+    assert 0.53 < starts[:, 0].max() <= 0.55
+    again = [env.reset(seed=3)[0], env.reset()[0]]
+    np.testing.assert_array_equal(again, starts[:2])
+
+
+def test_without_a_keyframe_episodes_begin_where_the_mjcf_is(cart):
+    env = TaskEnv(load_task(cart(lambda task: task["simulation"].pop("keyframe"))))
+    assert env.reset(seed=0)[0].tolist() == [0.0, 0.0]
+
+
+def test_a_snapshot_goes_on_exactly(cart):
+    def spread(task):
+        task["simulation"]["reset"] = [
+            {"term": "joint_velocity", "joints": ["rail"], "offset": [-1, 1]}
+        ]
+
+    simulation, other = (Simulation(load_task(cart(spread))) for _ in range(2))
+    simulation.reset(seed=1)
+    for _ in range(5):
+        simulation.step(np.array([0.3]))
+    snapshot = simulation.snapshot()
+
+    def go_on(one):
+        steps = [one.step(np.array([-0.4])) for _ in range(15)]
+        ends = [(s.state.flat().tolist(), s.reward, s.done) for s in steps]
+        return repr(ends), repr(one.reset().flat().tolist())
+
+    expected = go_on(simulation)
+    other.restore(snapshot)
+    assert go_on(other) == expected
+    assert "True" in expected[0]
+
+
+def test_a_robot_that_bursts_ends_its_episode(cart):
+    simulation = Simulation(load_task(cart(lambda task: task.pop("termination"))))
+    simulation.reset(seed=0)
+    simulation.data.qvel[0] = 1e12
+    assert simulation.step(np.array([0.0])).terminated
+
+
+def test_the_shipped_arm_is_a_gymnasium_environment_that_vectorises():
+    task = load_task("two_joint_arm")
+    with pytest.warns(UserWarning, match="infinity"):  # of observations that have no bounds
+        check_env(TaskEnv(task), skip_render_check=True)
+    several = gymnasium.vector.SyncVectorEnv([lambda: TaskEnv(task)] * 3)
+    observations, _ = several.reset(seed=1)
+    assert len(np.unique(observations[:, 0])) == 3
+    assert several.step(several.action_space.sample())[1].shape == (3,)
+
+
+def test_the_arm_lifts_itself_with_its_own_motors():
+    """Upright is worth most, and the torques of a PD controller within the limits get there."""
+    env = TaskEnv(load_task("two_joint_arm"))
+    observation, _ = env.reset(seed=0)
+    rewards = []
+    for _ in range(200):
+        position, velocity = observation[:2], observation[2:]
+        torque = np.array([40.0, 12.0]) * (np.array([np.pi, 0.0]) - position)
+        torque -= np.array([4.0, 0.8]) * velocity
+        command = np.clip(torque / [12, 4], -1, 1)
+        observation, reward, _, _, _ = env.step(command)
+        rewards.append(reward)
+    assert rewards[0] < 0.6
+    assert min(rewards[-50:]) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["simulation"].update(gymnasium_id="Hopper-v5"),
+            "give either gymnasium_id or mjcf",
+        ),
+        (lambda d: d["simulation"].pop("mjcf"), "give either gymnasium_id or mjcf"),
+        (
+            lambda d: d["simulation"].update(kwargs={"a": 1}),
+            "kwargs: belongs to gymnasium_id, which is not given",
+        ),
+        (
+            lambda d: (
+                d["simulation"].pop("mjcf"),
+                d["simulation"].update(gymnasium_id="Hopper-v5"),
+            ),
+            "keyframe: belongs to mjcf, which is not given",
+        ),
+        (lambda d: d["reward"].update(source="environment"), "reward.source: got 'environment'"),
+        (lambda d: d["reward"].update(analytic=[]), "expected at least one"),
+        (
+            lambda d: d["reward"]["analytic"][1].update(entry="rail/effort"),
+            r"reward\.analytic\.1\.entry: unknown observation entry 'rail/effort'",
+        ),
+        (lambda d: d["reward"]["analytic"][1].update(scale=0), "scale: got 0"),
+        (
+            lambda d: d["simulation"].update(
+                reset=[{"term": "joint_position", "joints": ["rail"], "offset": [1, -1]}]
+            ),
+            "low < high",
+        ),
+    ],
+)
+def test_malformed_worlds_name_file_key_and_value(cart, change, message):
+    with pytest.raises(TaskError, match=message) as caught:
+        load_task(cart(change))
+    assert "cart.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["control"].update(period_s=0.025), "got 0.025; expected a multiple of 0.01"),
+        (
+            lambda d: d["simulation"].update(keyframe="home"),
+            r"no keyframe 'home' in cart\.xml; expected one of: drawn",
+        ),
+        (
+            lambda d: d["simulation"].update(
+                reset=[{"term": "joint_position", "joints": ["wheel"], "offset": [-1, 1]}]
+            ),
+            r"simulation\.reset: no joint 'wheel' in cart\.xml; expected one of: rail",
+        ),
+        (lambda d: d["action"][0].update(limits=[-1, 1]), r"got \[-1, 1\]; expected \[-2, 1\]"),
+    ],
+)
+def test_tasks_that_do_not_fit_their_world_are_refused(cart, change, message):
+    task = load_task(cart(change))
+    with pytest.raises(TaskError, match=message):
+        Simulation(task)
+
+
+def test_files_that_are_no_world_are_refused(cart):
+    task = load_task(cart(mjcf="<mujoco><worldbody><geom/></worldbody></mujoco>"))
+    with pytest.raises(TaskError, match=r"simulation\.mjcf: MuJoCo cannot load '.*cart\.xml'"):
+        Simulation(task)
+    task = load_task(cart(lambda d: d["simulation"].update(mjcf="worlds/none.xml")))
+    with pytest.raises(ConfigError, match=r"'worlds/none\.xml' does not exist.*two_joint_arm\.xml"):
+        Simulation(task)
+
+
+def test_shipped_worlds_stay_names_and_ones_own_become_paths(cart, tmp_path):
+    assert load_task("two_joint_arm").simulation.mjcf == "two_joint_arm.xml"
+    assert named_file("tasks", "two_joint_arm", "task").is_file()
+    assert load_task(cart()).simulation.mjcf == str(tmp_path / "worlds" / "cart.xml")
