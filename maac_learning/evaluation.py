@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,12 +14,19 @@ EVALUATION_SEED = 1_000_000
 """Evaluation episodes are seeded from here on, apart from the training episodes."""
 
 
-def evaluation_returns(
+class Evaluation(NamedTuple):
+    """Some episodes: undiscounted returns (episodes,), and their lengths (episodes,) in control steps."""
+
+    returns: Vector
+    steps: Vector
+
+
+def evaluate(
     simulations: Sequence[Simulation],
     builder: ObservationBuilder,
     commands: Callable[[Vector], Vector],
-) -> Vector:
-    """Undiscounted returns (episodes,) of one episode in each simulation, always from the same initial states.
+) -> Evaluation:
+    """One episode in each simulation, always from the same initial states.
 
     Args:
         simulations: of one task; the episodes run side by side.
@@ -26,7 +34,7 @@ def evaluation_returns(
         commands: the policy: commands (B, A) within the limits for observations (B, O).
     """
     running = list(range(len(simulations)))
-    returns = np.zeros(len(simulations))
+    returns, steps = np.zeros(len(simulations)), np.zeros(len(simulations))
     observations = {
         i: builder.build(simulations[i].reset(seed=EVALUATION_SEED + i)) for i in running
     }
@@ -35,7 +43,8 @@ def evaluation_returns(
         for i, command in zip(list(running), chosen, strict=True):
             result = simulations[i].step(command)
             returns[i] += result.reward
+            steps[i] += 1
             observations[i] = builder.build(result.state)
             if result.done:
                 running.remove(i)
-    return returns
+    return Evaluation(returns, steps)

@@ -19,12 +19,16 @@ from maac_ros.provenance import provenance
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation. Returns are undiscounted, on the task's reward scale."""
+    """One evaluation. Returns are undiscounted, on the task's reward scale; ``eval_steps`` is the mean length.
+
+    A return that falls with the length tells of a robot that fell, one that falls without it of a slower robot.
+    """
 
     env_steps: int
     eval_return: float
     eval_return_std: float
     seconds: float
+    eval_steps: float
     model_mse: float
     critic_loss: float
     actor_loss: float

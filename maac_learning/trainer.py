@@ -20,7 +20,7 @@ from maac_learning.calibration import calibrate, observed
 from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble, fit_in_turn
-from maac_learning.evaluation import evaluation_returns
+from maac_learning.evaluation import Evaluation, evaluate
 from maac_learning.export import ActionScaling, export_bundle
 from maac_learning.files import write_text
 from maac_learning.mirror import check_mirror
@@ -352,7 +352,7 @@ class Trainer:
             self._warnings += self._watch.look(vitals)
             self._unstable_episodes = 0
         self._enter("evaluating")
-        returns = self.evaluation_returns()
+        returns, lengths = self.evaluate()
         losses = [float(x) for x in update] if update else [math.nan] * 4
         self._log.add(
             Row(
@@ -360,6 +360,7 @@ class Trainer:
                 eval_return=float(returns.mean()),
                 eval_return_std=float(returns.std()),
                 seconds=self._seconds(),
+                eval_steps=float(lengths.mean()),
                 model_mse=self._model_mse,
                 actor_loss=losses[0],
                 critic_loss=losses[1],
@@ -371,14 +372,14 @@ class Trainer:
         self._solved = goal is not None and bool((returns >= goal).all())
 
     @torch.no_grad()
-    def evaluation_returns(self) -> Vector:
-        """Undiscounted returns (episodes,) of the averaged policy, without noise, the same initial states."""
+    def evaluate(self) -> Evaluation:
+        """Episodes of the averaged policy, without noise, always from the same initial states."""
 
         def commands(observations: Vector) -> Vector:
             batch = torch.as_tensor(observations, dtype=torch.float32)
             return self.command(self._agent.averaged_policy.act(batch.to(self.device)))
 
-        return evaluation_returns(self._evaluators, self._env.builder, commands)
+        return evaluate(self._evaluators, self._env.builder, commands)
 
     @timed("export")
     def export_bundle(self, path: Path | None = None) -> Bundle:

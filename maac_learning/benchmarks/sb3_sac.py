@@ -23,7 +23,7 @@ from pydantic import Field
 
 from maac_learning import checkpoint
 from maac_learning.config import EvaluationConfig
-from maac_learning.evaluation import evaluation_returns
+from maac_learning.evaluation import Evaluation, evaluate
 from maac_learning.runlog import Row, RunLog
 from maac_learning.trainer import CONFIG_FILE
 from maac_ros import schema
@@ -132,17 +132,17 @@ class SacRun:
             self._log.close()
         return bool(model.num_timesteps >= config.env_steps)
 
-    def evaluation_returns(self) -> Vector:
-        """Undiscounted returns (episodes,) of the deterministic policy, on the episodes that all runs are judged by."""
+    def evaluate(self) -> Evaluation:
+        """Episodes of the deterministic policy, the same that all runs are judged by."""
 
         def commands(observations: Vector) -> Vector:
             chosen: Vector = self._model.predict(observations, deterministic=True)[0]
             return chosen.astype(np.float64)
 
-        return evaluation_returns(self._evaluators, self._env.builder, commands)
+        return evaluate(self._evaluators, self._env.builder, commands)
 
     def _evaluate(self) -> None:
-        returns = self.evaluation_returns()
+        returns, lengths = self.evaluate()
         logged = self._model.logger.name_to_value
         self._log.add(
             Row(
@@ -150,6 +150,7 @@ class SacRun:
                 eval_return=float(returns.mean()),
                 eval_return_std=float(returns.std()),
                 seconds=self._seconds(),
+                eval_steps=float(lengths.mean()),
                 model_mse=math.nan,
                 critic_loss=float(logged.get("train/critic_loss", math.nan)),
                 actor_loss=float(logged.get("train/actor_loss", math.nan)),

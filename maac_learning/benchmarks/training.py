@@ -228,7 +228,7 @@ def measure(
     seconds = {phase: value * 1000 / env_steps for phase, value in seconds.items()}
     # How many of these fall into the blocks is chance: each counts as often as the settings say.
     with trainer.phases("evaluation"):
-        trainer.evaluation_returns()
+        trainer.evaluate()
     trainer.save_checkpoint()
     for phase, every in (
         ("evaluation", config.evaluation.every),

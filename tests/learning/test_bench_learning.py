@@ -161,19 +161,19 @@ def test_baseline_learns_on_the_same_protocol_and_is_gone_on_with(tmp_path, opti
     run = planned(tmp_path, presets=("sb3-sac",), env_steps=250)
     run.command()  # writes the settings
     first = sb3_sac.SacRun(run.settings, run.folder)
-    evaluate = first.evaluation_returns
+    evaluate = first.evaluate
 
     def evaluate_and_stop():
         if first.env_steps == 150:
             first.request_stop()
         return evaluate()
 
-    first.evaluation_returns = evaluate_and_stop
+    first.evaluate = evaluate_and_stop
     assert not first.train()
     resumed = sb3_sac.SacRun(run.settings, run.folder)
     assert resumed.env_steps == 150
     assert resumed._model.replay_buffer.size() == 150
-    np.testing.assert_array_equal(resumed.evaluation_returns(), evaluate())
+    np.testing.assert_array_equal(resumed.evaluate(), evaluate())
     assert main([*options, "--presets", "sb3-sac", "--env-steps", "250"]) == 0
     curve = run.curve()
     assert [point.env_steps for point in curve] == [100, 150, 200, 250]

@@ -13,7 +13,7 @@ from maac_ros.errors import CheckpointError, ConfigError
 
 
 def row(steps):
-    return Row(steps, steps / 3, 0.0, 1.5, 0.1, math.nan, -0.25, 0.1, 1e-30)
+    return Row(steps, steps / 3, 0.0, 1.5, 40.0, 0.1, math.nan, -0.25, 0.1, 1e-30)
 
 
 def logged(folder, before, after):

@@ -1,5 +1,6 @@
 """Whole training runs: they learn, stop, resume, export and refuse wrong settings."""
 
+import csv
 import os
 import shutil
 import signal
@@ -59,6 +60,9 @@ def test_run_folder_holds_settings_curve_picture_events_and_checkpoint(tmp_path)
     body = [line for line in lines if not line.startswith("#")]
     assert body[0].startswith("env_steps,eval_return,eval_return_std,seconds")
     assert [int(line.split(",")[0]) for line in body[1:]] == [200, 300, 400]
+    # Every step on its feet is worth 1 to the pendulum.
+    for line in csv.DictReader(body):
+        assert float(line["eval_steps"]) - float(line["eval_return"]) == pytest.approx(1.0, abs=1.0)
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").iterdir())
     assert [p.name for p in checkpoint.available(run / "checkpoints")] == [
