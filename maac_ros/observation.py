@@ -74,20 +74,56 @@ class RobotState:
         return cls(*np.split(numbers.copy(), np.cumsum(sizes)[:-1]))
 
 
+def body_to_world(orientation: Vector) -> Vector:
+    """Rotation matrix (3, 3) of a quaternion w, x, y, z of any length but zero."""
+    w, x, y, z = orientation / np.linalg.norm(orientation)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def turned(state: RobotState) -> Vector:
+    """What follows from the base's state in another frame, (9,), in the order of :data:`TURNED_NAMES`."""
+    rotation = body_to_world(state.base_orientation)
+    return np.concatenate(
+        (
+            -rotation[2],
+            rotation.T @ state.base_linear_velocity,
+            rotation @ state.base_angular_velocity,
+        )
+    )
+
+
+TURNED_NAMES = tuple(
+    f"base/{quantity}_{axis}"
+    for quantity in ("projected_gravity", "body_linear_velocity", "world_angular_velocity")
+    for axis in "xyz"
+)
+
+
 class ObservationBuilder:
-    """Builds a task's observation vector: one gather and one clip over the flat robot state."""
+    """Builds a task's observation vector: one gather and one clip over the numbers of the robot's state."""
 
     def __init__(self, task: Task) -> None:
         self.joint_names = tuple(task.robot.joints)
         self.entries: tuple[ObservationEntry, ...] = task.observation_entries()
-        position_of = {name: i for i, name in enumerate(flat_names(self.joint_names))}
+        names = [*flat_names(self.joint_names), *TURNED_NAMES]
+        position_of = {name: i for i, name in enumerate(names)}
+        self._turns = any(entry.name in TURNED_NAMES for entry in self.entries)
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
         self._low = np.array([entry.low for entry in self.entries])
         self._high = np.array([entry.high for entry in self.entries])
 
     def build(self, state: RobotState) -> Vector:
         """Return the observation (O,), float64, in the units of ``entries``. NaN stays NaN."""
-        observation = state.flat()[self._index]
+        numbers = state.flat()
+        if self._turns:
+            numbers = np.concatenate((numbers, turned(state)))
+        observation = numbers[self._index]
         return np.clip(observation, self._low, self._high, out=observation)
 
     def single(self, observation: Vector) -> NDArray[np.float32]:

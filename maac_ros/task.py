@@ -93,9 +93,13 @@ _TURNED_BASE_COMPONENTS = frozenset(
         "position_y",
         "orientation_x",
         "orientation_z",
+        "projected_gravity_y",
         "linear_velocity_y",
+        "body_linear_velocity_y",
         "angular_velocity_x",
         "angular_velocity_z",
+        "world_angular_velocity_x",
+        "world_angular_velocity_z",
     )
 )
 
@@ -149,18 +153,26 @@ class BaseOrientation(schema.Description):
     term: Literal["base_orientation"]
 
 
+class ProjectedGravity(schema.Description):
+    """Direction of gravity in the body frame, a unit vector: roll and pitch of the floating base, free of its yaw."""
+
+    term: Literal["projected_gravity"]
+
+
 class BaseLinearVelocity(schema.Description):
-    """Linear velocity of the floating base, m/s, in the world frame (MuJoCo's free-joint convention)."""
+    """Linear velocity of the floating base, m/s."""
 
     term: Literal["base_linear_velocity"]
-    frame: Literal["world"]
+    frame: Literal["world", "body"]
+    """``world`` is MuJoCo's convention for a free joint, ``body`` that of legged robots."""
 
 
 class BaseAngularVelocity(schema.Description):
-    """Angular velocity of the floating base, rad/s, in the body frame (MuJoCo's free-joint convention)."""
+    """Angular velocity of the floating base, rad/s."""
 
     term: Literal["base_angular_velocity"]
-    frame: Literal["body"]
+    frame: Literal["body", "world"]
+    """``body`` is MuJoCo's convention for a free joint, and what an IMU measures."""
 
 
 ObservationTerm = Annotated[
@@ -168,10 +180,20 @@ ObservationTerm = Annotated[
     | JointVelocity
     | BasePosition
     | BaseOrientation
+    | ProjectedGravity
     | BaseLinearVelocity
     | BaseAngularVelocity,
     Field(discriminator="term"),
 ]
+
+
+_BASE_TERMS = (
+    BasePosition,
+    BaseOrientation,
+    ProjectedGravity,
+    BaseLinearVelocity,
+    BaseAngularVelocity,
+)
 
 
 class SafeImpedance(schema.Description):
@@ -319,7 +341,7 @@ class Task(schema.Description):
                         raise ValueError(
                             f"{section}.{position}.joints: unknown joint '{joint}'; expected one of: {known}"
                         )
-                if term.term.startswith("base_") and self.robot.base is None:
+                if isinstance(term, _BASE_TERMS) and self.robot.base is None:
                     raise ValueError(
                         f"{section}.{position}.term: '{term.term}' needs a floating base; robot.base is missing"
                     )
@@ -436,12 +458,13 @@ def _observation_entries(term: Any, robot: Robot) -> list[ObservationEntry]:
         return [ObservationEntry(f"base/position_{axis}", "m", "odom") for axis in term.axes]
     if isinstance(term, BaseOrientation):
         return [ObservationEntry(f"base/orientation_{part}", "1", "odom") for part in "wxyz"]
-    quantity, unit = (
-        ("linear_velocity", "m/s")
-        if isinstance(term, BaseLinearVelocity)
-        else ("angular_velocity", "rad/s")
-    )
-    return [ObservationEntry(f"base/{quantity}_{axis}", unit, "odom") for axis in "xyz"]
+    if isinstance(term, ProjectedGravity):
+        return [ObservationEntry(f"base/projected_gravity_{axis}", "1", "odom") for axis in "xyz"]
+    linear = isinstance(term, BaseLinearVelocity)
+    quantity, unit = ("linear_velocity", "m/s") if linear else ("angular_velocity", "rad/s")
+    # Named without their frame where it is MuJoCo's.
+    frame = "" if term.frame == ("world" if linear else "body") else f"{term.frame}_"
+    return [ObservationEntry(f"base/{frame}{quantity}_{axis}", unit, "odom") for axis in "xyz"]
 
 
 def load_task(name: str | Path) -> Task:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import yaml
 
 from maac_ros.errors import ConfigError, TaskError
-from maac_ros.observation import ObservationBuilder, RobotState
+from maac_ros.observation import ObservationBuilder, RobotState, flat_names
 from maac_ros.resources import named_file
 from maac_ros.simulation import Simulation, TaskEnv
 from maac_ros.task import load_task
@@ -244,3 +245,73 @@ def test_unknown_task_lists_the_shipped_ones():
         load_task("cartwheel")
     with pytest.raises(ConfigError, match=r"task file 'nowhere/x\.yaml' does not exist"):
         load_task("nowhere/x.yaml")
+
+
+LEGGED_TERMS = [
+    {"term": "projected_gravity"},
+    {"term": "base_linear_velocity", "frame": "body"},
+    {"term": "base_angular_velocity", "frame": "body"},
+    {"term": "base_angular_velocity", "frame": "world"},
+    {"term": "base_position", "axes": ["z"]},
+]
+
+
+@pytest.fixture
+def legged(tmp_path):
+    """The ant, observed as legged robots are."""
+    task = yaml.safe_load(named_file("tasks", "ant", "task").read_text())
+    joints = [term for term in task["observation"] if term["term"].startswith("joint_")]
+    del task["reward"]["analytic"]  # of velocities in the world
+    path = tmp_path / "legged.yaml"
+    path.write_text(yaml.safe_dump({**task, "observation": [*LEGGED_TERMS, *joints]}))
+    return load_task(path)
+
+
+def test_base_is_observed_in_its_own_frame_as_mujoco_measures_it(legged):
+    env = TaskEnv(legged)
+    simulation, names = env.simulation, [entry.name for entry in env.builder.entries]
+    torso = mujoco.mj_name2id(simulation.model, mujoco.mjtObj.mjOBJ_BODY, "torso")
+    env.reset(seed=0)
+    random = np.random.default_rng(0)
+    measured = np.zeros((2, 6))
+    for _ in range(30):
+        observation, *_ = env.step(random.uniform(-1, 1, 8))
+        simulation.data.qvel[3:6] += random.normal(size=3)  # a push
+        mujoco.mj_forward(simulation.model, simulation.data)
+        observation = env.builder.build(simulation.state())
+        for row, local in zip(measured, (0, 1), strict=True):
+            kind = mujoco.mjtObj.mjOBJ_XBODY
+            mujoco.mj_objectVelocity(simulation.model, simulation.data, kind, torso, row, local)
+        down = simulation.data.xmat[torso].reshape(3, 3).T @ [0, 0, -1]
+        expected = np.concatenate((down, measured[1, 3:], measured[1, :3], measured[0, :3]))
+        np.testing.assert_allclose(observation[:12], expected, atol=1e-9)
+    assert names[:12] == [
+        *(f"base/projected_gravity_{axis}" for axis in "xyz"),
+        *(f"base/body_linear_velocity_{axis}" for axis in "xyz"),
+        *(f"base/angular_velocity_{axis}" for axis in "xyz"),
+        *(f"base/world_angular_velocity_{axis}" for axis in "xyz"),
+    ]
+
+
+def test_base_in_its_own_frame_turns_over_in_the_mirror(legged):
+    """The mirror image of the observation is the observation of the mirror image."""
+    mirror, builder = legged.robot.mirror, ObservationBuilder(legged)
+    names = [entry.name for entry in builder.entries]
+    state_names = flat_names(builder.joint_names)
+
+    def mirrored(values, of):
+        images = [mirror.image(name) for name in of]
+        return np.array([sign * values[of.index(image)] for image, sign in images])
+
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        state = RobotState.from_flat(random.normal(size=len(state_names)))
+        image = RobotState.from_flat(mirrored(state.flat(), state_names))
+        np.testing.assert_allclose(
+            builder.build(image), mirrored(builder.build(state), names), atol=1e-12
+        )
+
+
+def test_an_unknown_base_is_unknown_in_every_frame(legged):
+    observation = ObservationBuilder(legged).build(RobotState.unknown(8))
+    assert np.isnan(observation).all()

@@ -17,7 +17,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from maac_ros.errors import MaacError, ObservationError
-from maac_ros.observation import JointReading, RobotState, Vector
+from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
 from maac_ros.task import ActionEntry, Task
 
 WORLD_FRAME = "world"
@@ -174,18 +174,6 @@ def odometry_message(state: RobotState, frame: str, stamp_ns: int) -> Odometry:
     twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
     twist.angular.x, twist.angular.y, twist.angular.z = state.base_angular_velocity.tolist()
     return message
-
-
-def body_to_world(orientation: Vector) -> NDArray[np.float64]:
-    """Rotation matrix (3, 3) of a quaternion w, x, y, z of any length but zero."""
-    w, x, y, z = orientation / np.linalg.norm(orientation)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 def command_message(values: Vector, answers_ns: int) -> Float64MultiArray:
