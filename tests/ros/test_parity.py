@@ -112,7 +112,9 @@ def play_through_nodes(bench, bundle, path, task):
     )
 
 
-@pytest.mark.parametrize("name", ["inverted_pendulum", "hopper", "half_cheetah", "walker2d"])
+@pytest.mark.parametrize(
+    "name", ["inverted_pendulum", "hopper", "half_cheetah", "walker2d", "two_joint_arm"]
+)
 def test_actions_and_return_are_bit_for_bit_the_same(bench, short_task, untrained_bundle, name):
     bundle, path = untrained_bundle(name), short_task(name, STEPS)
     task = load_task(path)
