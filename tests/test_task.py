@@ -36,13 +36,15 @@ def test_observation_reward_and_ends_equal_gymnasium_over_a_random_rollout(name)
             expected, _ = theirs.reset()
 
 
-def test_unclipped_walker_differs_from_gymnasiums_in_the_clipping_alone():
-    task = load_task("walker2d_unclipped")
-    ours, theirs = TaskEnv(task), TaskEnv(load_task("walker2d"))
+@pytest.mark.parametrize("name", ["hopper", "walker2d"])
+def test_unclipped_robot_differs_from_gymnasiums_in_the_clipping_alone(name):
+    ours, theirs = TaskEnv(load_task(f"{name}_unclipped")), TaskEnv(load_task(name))
     velocities = np.array([e.name.endswith("/velocity") for e in ours.builder.entries])
     random = np.random.default_rng(1)
-    observation, _ = ours.reset(seed=5)
-    expected, _ = theirs.reset(seed=5)
+    for env in (ours, theirs):
+        env.reset(seed=5)
+        env.simulation.data.qvel[-1] = 15.0  # a kick of the foot
+    observation, expected = (e.builder.build(e.simulation.state()) for e in (ours, theirs))
     fastest = 0.0
     for _ in range(200):
         fastest = max(fastest, np.abs(observation[velocities]).max())
@@ -58,7 +60,7 @@ def test_unclipped_walker_differs_from_gymnasiums_in_the_clipping_alone():
     assert fastest > 10.0
 
 
-@pytest.mark.parametrize("name", [*TASKS, "walker2d_unclipped"])
+@pytest.mark.parametrize("name", [*TASKS, "hopper_unclipped", "walker2d_unclipped"])
 def test_declared_termination_is_the_environments(name):
     task = load_task(name)
     env = TaskEnv(task)

@@ -27,7 +27,7 @@ class LearningArguments:
     have the same length.
     """
 
-    tasks: tuple[str, ...] = ("half_cheetah", "hopper", "walker2d_unclipped", "ant")
+    tasks: tuple[str, ...] = ("half_cheetah", "hopper_unclipped", "walker2d_unclipped", "ant")
     """Shipped task names, or paths to tasks' YAML files."""
     presets: tuple[str, ...] = ("default",)
     """Shipped preset names, paths to presets' YAML files, or sb3-sac for Stable-Baselines3's SAC."""
