@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,16 +61,17 @@ def rows_to_tensors(rows: Sequence[Row]) -> dict[str, Tensor]:
 
 
 def rows_from_tensors(tensors: Mapping[str, Tensor]) -> list[Row]:
-    """Take back what :func:`rows_to_tensors` gave.
+    """Take back what :func:`rows_to_tensors` gave; a column that an older version did not write is NaN.
 
     Raises:
-        CheckpointError: when the columns are not those of this version.
+        CheckpointError: when there are columns that this version does not know, or no steps.
     """
-    if set(tensors) != set(COLUMNS):
+    if "env_steps" not in tensors or not set(tensors) <= set(COLUMNS):
         raise CheckpointError(
             f"the curve's columns are {', '.join(sorted(tensors))}; expected {', '.join(sorted(COLUMNS))}"
         )
-    columns = [tensors[name].tolist() for name in COLUMNS]
+    count = len(tensors["env_steps"])
+    columns = [tensors[n].tolist() if n in tensors else [math.nan] * count for n in COLUMNS]
     return [Row(int(steps), *rest) for steps, *rest in zip(*columns, strict=True)]
 
 

@@ -71,11 +71,22 @@ def test_rows_survive_a_checkpoint_exactly():
     assert rows_from_tensors(rows_to_tensors([])) == []
 
 
-def test_rows_of_other_columns_are_refused_by_name():
+def test_rows_of_an_older_version_are_taken_back_without_what_it_did_not_write():
+    tensors = rows_to_tensors([row(100), row(200)])
+    del tensors["eval_steps"]
+    back = rows_from_tensors(tensors)
+    assert [r.env_steps for r in back] == [100, 200]
+    assert math.isnan(back[1].eval_steps)
+    assert back[1].value == row(200).value
+
+
+def test_rows_of_unknown_columns_are_refused_by_name():
     tensors = rows_to_tensors([row(100)])
-    del tensors["value"]
-    with pytest.raises(CheckpointError, match=r"columns are actor_loss, .*; expected .*value"):
+    with pytest.raises(CheckpointError, match=r"columns are actor_loss, .*reward.*; expected .*"):
         rows_from_tensors({**tensors, "reward": torch.zeros(1)})
+    del tensors["env_steps"]
+    with pytest.raises(CheckpointError, match="expected actor_loss, .*env_steps"):
+        rows_from_tensors(tensors)
 
 
 def test_folder_that_cannot_be_written_to_is_named(tmp_path):
