@@ -85,7 +85,7 @@ def test_rows_of_unknown_columns_are_refused_by_name():
     with pytest.raises(CheckpointError, match=r"columns are actor_loss, .*reward.*; expected .*"):
         rows_from_tensors({**tensors, "reward": torch.zeros(1)})
     del tensors["env_steps"]
-    with pytest.raises(CheckpointError, match="expected actor_loss, .*env_steps"):
+    with pytest.raises(CheckpointError, match=r"expected actor_loss, .*env_steps"):
         rows_from_tensors(tensors)
 
 
