@@ -14,7 +14,7 @@ from maac_ros.errors import TaskError
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.rules import Rules
 from maac_ros.task import Task
-from maac_ros.worlds import make_world
+from maac_ros.worlds import joint_id, make_world
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ class Simulation:
         self._base = self._base_address()
         self._actuators = np.array([self._actuator(entry) for entry in task.action_entries()])
         self._control = np.zeros(self.model.nu)
-        self._rules = Rules(task)
+        # Gymnasium's environments judge for themselves.
+        self._rules = Rules(task) if task.simulation.mjcf is not None else None
         self._own = _Matter(
             self.model.body_mass.copy(),
             self.model.body_inertia.copy(),
@@ -104,16 +105,15 @@ class Simulation:
 
     def step(self, command: Vector) -> StepResult:
         """Hold ``command`` (A,), in the order of ``task.action_entries()``, for one control period."""
-        before = self.state()
+        before = self.state() if self._rules is not None else None
         # float64 throughout: the control cost is rounded in the dtype of the action.
         self._control[self._actuators] = command
-        judged = self._world.step(self._control)
+        reward, terminated = self._world.step(self._control)
         state = self.state()
-        if judged is None:
+        if self._rules is not None and before is not None:
             reward, terminated = self._rules.judge(before, command, state)
             # MuJoCo puts a robot back at its start where its numbers are out of bounds.
-            judged = reward, terminated or self.unstable
-        reward, terminated = judged
+            terminated = terminated or self.unstable
         truncated = self._world.elapsed_steps >= self.task.simulation.episode_steps
         return StepResult(state, reward, terminated, truncated)
 
@@ -182,7 +182,7 @@ class Simulation:
         self._world.close()
 
     def _joint_address(self, name: str) -> tuple[int, int]:
-        joint = self._joint_id(name, "robot.joints")
+        joint = joint_id(self._world, self.task, name, "robot.joints")
         declared = self.task.robot.joints[name].type
         if self.model.jnt_type[joint] != _JOINT_TYPES[declared]:
             raise TaskError(
@@ -195,7 +195,7 @@ class Simulation:
         base = self.task.robot.base
         if base is None:
             return None
-        joint = self._joint_id(base.joint, "robot.base.joint")
+        joint = joint_id(self._world, self.task, base.joint, "robot.base.joint")
         if self.model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
             raise TaskError(
                 f"task '{self.task.name}': robot.base.joint: '{base.joint}' is not a free joint in "
@@ -203,18 +203,8 @@ class Simulation:
             )
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
 
-    def _joint_id(self, name: str, field: str) -> int:
-        joint = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, name)
-        if joint < 0:
-            known = ", ".join(self.model.joint(i).name for i in range(self.model.njnt))
-            raise TaskError(
-                f"task '{self.task.name}': {field}: no joint '{name}' in "
-                f"{self._world.name}; expected one of: {known}"
-            )
-        return int(joint)
-
     def _actuator(self, entry: Any) -> int:
-        joint = self._joint_id(entry.joint, "action")
+        joint = joint_id(self._world, self.task, entry.joint, "action")
         driving = np.flatnonzero(
             (self.model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT)
             & (self.model.actuator_trnid[:, 0] == joint)

@@ -47,8 +47,8 @@ class World(Protocol):
     def begin(self, seed: int | None) -> None:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
 
-    def step(self, control: Vector) -> tuple[float, bool] | None:
-        """Hold ``control`` (``model.nu``,) for one period; reward and termination, where the world has its own."""
+    def step(self, control: Vector) -> tuple[float, bool]:
+        """Hold ``control`` (``model.nu``,) for one period; reward and termination that the world has of its own."""
 
     def render(self) -> Any:
         """One frame."""
@@ -65,6 +65,21 @@ def make_world(task: Task, render_mode: str | None) -> World:
     if task.simulation.mjcf is not None:
         return MjcfWorld(task, render_mode)
     return GymnasiumWorld(task, render_mode)
+
+
+def joint_id(world: World, task: Task, name: str, field: str) -> int:
+    """MuJoCo's index of a joint that ``field`` of ``task`` names.
+
+    Raises:
+        TaskError: when there is none of that name; the message lists those that there are.
+    """
+    joint = mujoco.mj_name2id(world.model, mujoco.mjtObj.mjOBJ_JOINT, name)
+    if joint < 0:
+        known = ", ".join(world.model.joint(i).name for i in range(world.model.njnt))
+        raise TaskError(
+            f"task '{task.name}': {field}: no joint '{name}' in {world.name}; expected one of: {known}"
+        )
+    return int(joint)
 
 
 class GymnasiumWorld:
@@ -195,10 +210,11 @@ class MjcfWorld:
         mujoco.mj_forward(self.model, self.data)
         self._elapsed_steps = 0
 
-    def step(self, control: Vector) -> None:
+    def step(self, control: Vector) -> tuple[float, bool]:
         self.data.ctrl[:] = control
         mujoco.mj_step(self.model, self.data, self._substeps)
         self._elapsed_steps += 1
+        return 0.0, False
 
     def render(self) -> Any:
         if not self._renders:
@@ -228,12 +244,7 @@ class MjcfWorld:
         return int(key)
 
     def _address(self, task: Task, quantity: str, joint: str) -> tuple[str, int]:
-        index = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_JOINT, joint)
-        if index < 0:
-            known = ", ".join(self.model.joint(i).name for i in range(self.model.njnt))
-            raise TaskError(
-                f"task '{task.name}': simulation.reset: no joint '{joint}' in {self.name}; expected one of: {known}"
-            )
+        index = joint_id(self, task, joint, "simulation.reset")
         addresses = (
             self.model.jnt_qposadr if quantity == "joint_position" else self.model.jnt_dofadr
         )

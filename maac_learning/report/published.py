@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -32,6 +33,8 @@ class PublishedTask(schema.Description):
 
     title: str
     bar: Bar
+    published_as: str | None = None
+    """Task whose published returns it is compared with; by default its own."""
 
 
 class Method(schema.Description):
@@ -72,9 +75,28 @@ class Published(schema.Description):
 
 
 def load_published() -> Published:
-    """Read the shipped file.
+    """Read the shipped file, with the returns of a task that is ``published_as`` another filled in.
 
     Raises:
         ConfigError: when it is missing or not of the schema.
     """
-    return schema.load(share_directory() / "config" / "published.yaml", Published, ConfigError)
+    published = schema.load(share_directory() / "config" / "published.yaml", Published, ConfigError)
+    aliases = {
+        name: task.published_as for name, task in published.tasks.items() if task.published_as
+    }
+    methods = tuple(_with_aliases(method, aliases) for method in published.methods)
+    return published.model_copy(update={"methods": methods})
+
+
+def _with_aliases(method: Method, aliases: Mapping[str, str]) -> Method:
+    def known(tasks: Container[str]) -> list[tuple[str, str]]:
+        return [(name, other) for name, other in aliases.items() if other in tasks]
+
+    own, returns, converged = method.own_rewards, method.returns, method.converged
+    return method.model_copy(
+        update={
+            "own_rewards": (*own, *(name for name, _ in known(own))),
+            "returns": returns | {name: returns[other] for name, other in known(returns)},
+            "converged": converged | {name: converged[other] for name, other in known(converged)},
+        }
+    )
