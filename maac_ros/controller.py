@@ -157,8 +157,13 @@ class Controller:
         self.ladder.clear_stop()
 
     def take_over(self, other: Controller) -> None:
-        """Go on where ``other``, for the same task, has come to: its mode, and the command it gave last."""
+        """Go on where ``other``, for the same task, has come to: its mode, its counts, the command it gave last.
+
+        Durations begin anew: those of another bundle's networks say nothing of this one's.
+        """
         self.ladder = other.ladder
+        counts = other.statistics
+        self.statistics = Statistics(counts.ticks, counts.fallbacks, counts.doubted)
         self._previous = other._previous
         self.safe.take_over(other.safe)
 

@@ -115,7 +115,9 @@ def test_successor_goes_on_where_the_other_has_come_to(bundle):
     for _ in range(3):
         first.tick(OBSERVATION, 0.0)
     second.take_over(first)
+    before = first.statistics.ticks.total()
     assert second.tick(OBSERVATION, 0.0).values == pytest.approx([1.6])
+    assert second.statistics.ticks.total() == before + 1
     first.stop("by hand")
     assert second.tick(OBSERVATION, 0.0).mode is Mode.STOPPED
 
