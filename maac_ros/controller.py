@@ -115,6 +115,7 @@ class Controller:
     """
 
     _previous: Vector
+    statistics: Statistics
 
     def __init__(
         self,
