@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from maac_ros.errors import TaskError
 from maac_ros.observation import ObservationBuilder, RobotState, Vector, flat_names
+from maac_ros.robot import Mirror
 from maac_ros.simulation import Simulation
-from maac_ros.task import Mirror, Task
+from maac_ros.task import Task
 
 _TRIALS = 20
 _TOLERANCE = 1e-3

@@ -24,8 +24,9 @@ from pydantic import Field
 from maac_ros import inference, schema
 from maac_ros.errors import BundleError
 from maac_ros.inference import Array, OnnxFunction, Signature
+from maac_ros.observation_terms import Source
 from maac_ros.resources import bundle_folder
-from maac_ros.task import Source, Task
+from maac_ros.task import Task
 
 SCHEMA_VERSION = 2
 MANIFEST = "bundle.yaml"
@@ -57,7 +58,8 @@ class ActionField(schema.Description):
     unit: str
     low: Finite
     high: Finite
-    safe: Finite
+    safe: Finite | None
+    """Commanded when the policy must not act; null where the joint holds its position."""
 
 
 class Provenance(schema.Description):

@@ -62,12 +62,16 @@ class ControllerSettings:
         return self.max_observation_age_s
 
 
+_ACTING = (Mode.MPC, Mode.POLICY)
+
+
 @dataclass(frozen=True)
 class Command:
     """Outcome of a tick.
 
     Attributes:
-        values: (A,) in command units, always finite and within the bundle's limits.
+        values: (A,) in command units, within the bundle's limits. Always finite, but for safe commands of a task with
+            position targets before its joints were ever known: those must not be sent.
         mode: what produced them.
         reason: why it is not the mode that was asked for; empty when it is.
         plan: the plan, in MPC mode.
@@ -115,6 +119,9 @@ class Controller:
     """
 
     _previous: Vector
+    """The last command."""
+    _replaced: Vector
+    """The one before."""
     statistics: Statistics
 
     def __init__(
@@ -174,8 +181,8 @@ class Controller:
             self._settings = settings
         self.ladder.forget()
         self.statistics = Statistics()
-        self.safe.release()
-        self._previous = self.safe.values()
+        self.safe.forget()
+        self._previous = self._replaced = self.safe.blind
         self._planner = CemPlanner(self.bundle, self._settings.planner, self.seed, self._clock)
         self.monitor = ModelMonitor(self.bundle)
         self._answered: Array | None = None
@@ -227,9 +234,9 @@ class Controller:
         else:
             command = self._decide(observation, age_s, stamp_s, source, plan_iterations)
         command = self._settle(command)
-        if command.mode in (Mode.MPC, Mode.POLICY):
-            self.safe.release()
-        self._previous = command.values
+        if command.mode in _ACTING:
+            self.safe.release(command.values)
+        self._replaced, self._previous = self._previous, command.values
         self.statistics.ticks[command.mode] += 1
         return command
 
@@ -238,6 +245,8 @@ class Controller:
     ) -> Command:
         """Take note that the safe command was sent in place of the last tick's ``command``, or after it; returns it."""
         self._joints = joints
+        if command.mode in _ACTING:
+            self.safe.release(self._replaced)  # it was not sent
         safe = self._settle(self._safe(reason, "hang"))
         self.statistics.ticks[command.mode] -= 1
         self.statistics.ticks[safe.mode] += 1
@@ -353,7 +362,12 @@ class Controller:
         if not np.isfinite(command.values).all():
             return self._safe(f"the policy's action is not finite: {command.values}", "action")
         step = settings.action_rate_limit * self.bundle.manifest.control_period_s
-        values = np.clip(command.values, self._previous - step, self._previous + step)
+        previous = self._previous
+        if not np.isfinite(previous).all():
+            # The first position targets: a robot sets out from where it is.
+            where = self.safe.values(self._joints)
+            previous = np.where(np.isfinite(where), where, command.values)
+        values = np.clip(command.values, previous - step, previous + step)
         values = np.clip(values, self._low, self._high)
         return Command(values, command.mode, command.reason, command.plan)
 

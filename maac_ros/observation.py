@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maac_ros.errors import ObservationError
-from maac_ros.task import ObservationEntry, Task
+from maac_ros.observation_terms import ObservationEntry
+from maac_ros.task import Task
 
 Vector = NDArray[np.float64]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import mujoco
 import numpy as np
 
+from maac_ros.action_terms import ActionEntry, Quantity
 from maac_ros.errors import TaskError
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.rules import Rules
@@ -203,7 +204,7 @@ class Simulation:
             )
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
 
-    def _actuator(self, entry: Any) -> int:
+    def _actuator(self, entry: ActionEntry) -> int:
         joint = joint_id(self._world, self.task, entry.joint, "action")
         driving = np.flatnonzero(
             (self.model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT)
@@ -215,18 +216,56 @@ class Simulation:
                 f"in {self._world.name}; expected exactly one"
             )
         actuator = int(driving[0])
-        gear = float(self.model.actuator_gear[actuator, 0])
-        if gear != entry.gear:
-            raise TaskError(
-                f"task '{self.task.name}': action: gear of '{entry.joint}': got {entry.gear:g}; expected {gear:g}"
-            )
-        low, high = (float(x) for x in self.model.actuator_ctrlrange[actuator])
-        if (entry.low, entry.high) != (low, high):
-            raise TaskError(
-                f"task '{self.task.name}': action: limits of '{entry.joint}': got [{entry.low:g}, {entry.high:g}]; "
-                f"expected [{low:g}, {high:g}]"
-            )
+        problem = self._misfit(actuator, entry)
+        if problem:
+            raise TaskError(f"task '{self.task.name}': action: {problem}")
         return actuator
+
+    def _misfit(self, actuator: int, entry: ActionEntry) -> str:
+        """How an actuator differs from what a command's entry says of it; empty where it does not."""
+        model = self.model
+        kind = _actuator_kind(model, actuator)
+        if kind != entry.quantity:
+            return (
+                f"'{entry.joint}' is commanded its {entry.quantity}; its actuator in {self._world.name} is "
+                f"{_ACTUATORS[kind]}, expected {_ACTUATORS[entry.quantity]}"
+            )
+        gear = float(model.actuator_gear[actuator, 0])
+        if gear != entry.gear:
+            return f"gear of '{entry.joint}': got {entry.gear:g}; expected {gear:g}"
+        if not model.actuator_ctrllimited[actuator]:
+            return ""
+        low, high = (float(x) for x in model.actuator_ctrlrange[actuator])
+        got = f"limits of '{entry.joint}': got [{entry.low:g}, {entry.high:g}]"
+        if entry.quantity == "effort" and (entry.low, entry.high) != (low, high):
+            return f"{got}; expected [{low:g}, {high:g}]"
+        if not low <= entry.low < entry.high <= high:
+            return f"{got}; expected limits within [{low:g}, {high:g}]"
+        return ""
+
+
+_ACTUATORS = {
+    "effort": "a motor of gain 1",
+    "position": "a position servo",
+    "velocity": "a velocity servo",
+    "other": "neither a motor of gain 1 nor a servo of position or velocity",
+}
+
+
+def _actuator_kind(model: mujoco.MjModel, actuator: int) -> Quantity | Literal["other"]:
+    """What a control of this actuator means, from its force: gain times control, and bias."""
+    gain = float(model.actuator_gainprm[actuator, 0])
+    _, position, velocity = (float(x) for x in model.actuator_biasprm[actuator, :3])
+    if model.actuator_gaintype[actuator] != mujoco.mjtGain.mjGAIN_FIXED:
+        return "other"
+    bias = model.actuator_biastype[actuator]
+    if bias == mujoco.mjtBias.mjBIAS_NONE:
+        return "effort" if gain == 1.0 else "other"
+    if bias != mujoco.mjtBias.mjBIAS_AFFINE or gain <= 0.0:
+        return "other"
+    if position == -gain:
+        return "position"
+    return "velocity" if (position, velocity) == (0.0, -gain) else "other"
 
 
 class TaskEnv(gymnasium.Env[Vector, Vector]):

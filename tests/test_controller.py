@@ -219,7 +219,7 @@ def test_whatever_comes_in_no_unsafe_command_leaves_the_core(
         ),
         clock=lambda: float(next(now)),
     )
-    previous = controller.safe.constant
+    previous = controller.safe.blind
     stopped = False
     for observation, age, stamp, action, stop in ticks:
         policy.action = action
@@ -231,7 +231,7 @@ def test_whatever_comes_in_no_unsafe_command_leaves_the_core(
         assert np.isfinite(command.values).all()
         assert (np.abs(command.values) <= 3.0).all()
         if command.mode in (Mode.SAFE, Mode.STOPPED):
-            assert np.array_equal(command.values, controller.safe.constant)
+            assert np.array_equal(command.values, controller.safe.blind)
             assert command.reason
         else:
             assert not stopped

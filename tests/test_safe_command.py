@@ -55,16 +55,16 @@ def reading(position, velocity):
 def test_constant_is_the_same_whatever_the_joints_do(make_task):
     safe = SafeCommand(load_task(make_task(0.25)))
     assert not safe.follows
-    assert safe.values(reading(1.0, 2.0)) == safe.values() == safe.constant == 0.25
+    assert safe.values(reading(1.0, 2.0)) == safe.values() == safe.blind == 0.25
 
 
 def test_joint_is_damped_and_pushed_back_to_where_it_was_held(make_task):
     safe = SafeCommand(load_task(make_task(IMPEDANCE)))
     assert safe.follows
-    assert safe.constant == -0.5
+    assert safe.blind == -0.5
     assert safe.values(reading(0.2, 0.5)) == pytest.approx(-20 * 0.5 / 100)
     assert safe.values(reading(0.5, -0.1)) == pytest.approx((40 * (0.2 - 0.5) + 20 * 0.1) / 100)
-    safe.release()
+    safe.release(np.zeros(1))
     assert safe.values(reading(0.5, 0.0)) == 0.0
 
 

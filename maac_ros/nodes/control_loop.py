@@ -152,9 +152,8 @@ class ControlLoop:
             return
         with self._sending:
             self._stopping.set()
-            values = self._controller.safe.constant.copy()
-            safe = Command(values, Mode.SAFE, "the controller stops")
-            self._send(safe, self._answered or 0)
+            values = self._controller.safe.blind
+            self._transmit(Command(values, Mode.SAFE, "the controller stops"), self._answered or 0)
         self._watchdog.stop()
         self._inbox.interrupt()
         self._thread.join(_JOIN_SECONDS)
@@ -383,7 +382,12 @@ class ControlLoop:
     def _publish(self, command: Command, answers_ns: int) -> None:
         with self._sending:
             if not (self._stopping.is_set() or self._overruled):
-                self._send(command, answers_ns)
+                self._transmit(command, answers_ns)
+
+    def _transmit(self, command: Command, answers_ns: int) -> None:
+        # There is no safe position target before anything is known of the joints.
+        if np.isfinite(command.values).all():
+            self._send(command, answers_ns)
 
     def _overrule(self, begun_s: float) -> None:
         """Send the safe command in place of a tick that hangs; called by the watchdog."""
@@ -397,9 +401,8 @@ class ControlLoop:
             self._overruled = (
                 f"a tick has taken {took_s * 1e3:.0f} ms; limit {limit_s * 1e3:.0f} ms"
             )
-            values = self._controller.safe.constant.copy()
-            self._worst = Command(values, Mode.SAFE, self._overruled)
-            self._send(self._worst, self._answered or 0)
+            self._worst = Command(self._controller.safe.blind, Mode.SAFE, self._overruled)
+            self._transmit(self._worst, self._answered or 0)
         except Exception as reason:  # else the watchdog would die in silence
             self._failed(reason)
         finally:

@@ -12,7 +12,8 @@ from enum import Enum
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.messages import BaseReading
 from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
-from maac_ros.task import Source, Task
+from maac_ros.observation_terms import Source
+from maac_ros.task import Task
 
 REORDERED_WITHIN_S = 1.0
 """A message older than the one before by less was overtaken on its way; by more, the clock went back."""

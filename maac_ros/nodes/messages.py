@@ -16,13 +16,18 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from maac_ros.action_terms import ActionEntry
 from maac_ros.errors import MaacError, ObservationError
 from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
-from maac_ros.task import ActionEntry, Task
+from maac_ros.task import Task
 
 WORLD_FRAME = "world"
 
 _STAMP_LABEL = re.compile(r"stamp=(\d+)\.(\d{9})")
+
+
+_POINT_FIELDS = (("positions", "position"), ("velocities", "velocity"), ("effort", "effort"))
+"""Fields of a trajectory's point, by the quantity that they tell."""
 
 
 class CommandError(MaacError):
@@ -56,6 +61,8 @@ class JointNeeds:
     @classmethod
     def of(cls, task: Task) -> JointNeeds:
         needed = {e.name for e in task.observation_entries() if e.source == "joint_states"}
+        # Where a joint is must be known before it can be held there.
+        needed |= {f"{e.joint}/position" for e in task.action_entries() if e.safe is None}
         joints = tuple(task.robot.joints)
         return cls(
             joints,
@@ -210,16 +217,27 @@ def read_command(message: Float64MultiArray, size: int) -> tuple[Vector, int | N
 def plan_message(
     actions: NDArray[np.floating], entries: Sequence[ActionEntry], period_s: float, stamp_ns: int
 ) -> JointTrajectory:
-    """A plan (H, A), command units, as the efforts (N or N·m) of its joints over time."""
+    """A plan (H, A), command units, as the joints' positions, velocities and efforts (N or N·m) over time.
+
+    Of each joint a point tells what the joint is commanded; what else the point's fields hold of it is NaN.
+    """
     efforts = actions * np.array([entry.gear for entry in entries])
     message = JointTrajectory(joint_names=[entry.joint for entry in entries])
     message.header.stamp = ns_to_stamp(stamp_ns)
-    for step, effort in enumerate(efforts):
+    told = {
+        field: np.array([entry.quantity == quantity for entry in entries])
+        for field, quantity in _POINT_FIELDS
+    }
+    for step, values in enumerate(efforts):
         seconds, nanoseconds = divmod(round(step * period_s * 1e9), 1_000_000_000)
         message.points.append(
             JointTrajectoryPoint(
-                effort=_doubles(effort),
                 time_from_start=Duration(sec=seconds, nanosec=nanoseconds),
+                **{
+                    field: _doubles(np.where(those, values, np.nan))
+                    for field, those in told.items()
+                    if those.any()
+                },
             )
         )
     return message

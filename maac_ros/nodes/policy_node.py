@@ -64,8 +64,9 @@ from maac_ros.nodes.policy_parameters import (
 from maac_ros.nodes.reader import Reader
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.observation import JointReading
+from maac_ros.observation_terms import Source
 from maac_ros.recording import FlightRecorder
-from maac_ros.task import Source, load_task
+from maac_ros.task import load_task
 
 READ_AT_CONFIGURE = ("task", "trigger", "seed", "reliable_sensors", "record")
 

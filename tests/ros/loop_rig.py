@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 
 import numpy as np
 
@@ -47,3 +48,10 @@ class Rig:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.sent) >= count, timeout=10)
         return self.sent[-1]
+
+    def until(self, predicate):
+        """Wait for what the loop does without sending."""
+        deadline = time.monotonic() + 10
+        while not predicate():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)

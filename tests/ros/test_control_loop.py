@@ -6,8 +6,10 @@ import threading
 
 import numpy as np
 import pytest
+import servo_robot
 from loop_rig import SECOND, Rig
 
+from maac_learning.export import export_untrained_bundle
 from maac_ros.controller import Controller, ControllerSettings, Mode
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.inbox import Inbox, Wake
@@ -194,7 +196,7 @@ def test_tick_that_hangs_is_overruled_by_the_safe_command(rig, method):
         command, answers = made.until_sent(before + count)
         assert command.mode is Mode.SAFE
         assert re.fullmatch(r"a tick has taken \d+ ms; limit 50 ms", command.reason)
-        assert np.array_equal(command.values, made.controller.safe.constant)
+        assert np.array_equal(command.values, made.controller.safe.blind)
         assert answers == made.now_ns
     with made.changed:  # what comes from now on is sent after the hang
         overruled = len(made.sent)
@@ -336,3 +338,34 @@ def test_clock_that_goes_back_costs_one_message(rig):
     assert command.reason == "joint_states: header.stamp went back by 60 s"
     made.put(made.now_ns + 1)
     assert made.until_sent(3)[0].mode is Mode.POLICY
+
+
+def test_no_target_is_sent_before_the_joints_are_known(tmp_path):
+    bundle = export_untrained_bundle(servo_robot.load(tmp_path), tmp_path / "bundle")
+    made = Rig(bundle, "timer", action_rate_limit=1.0)
+    made.loop.start()
+    try:
+        made.until(lambda: len(made.ticks) > 5)
+        assert not made.sent
+        position = np.array([-0.4, 0.02, 0.0])
+        made.put(made.now_ns, JointReading(position, np.zeros(3)))
+        command, _ = made.until_sent(1)
+        assert command.mode is Mode.POLICY
+        # From where the robot is, by no more than the limit allows in a period.
+        assert np.abs(command.values[1:] - position[:2]).max() <= 0.02 + 1e-12
+        made.loop.latch_stop("by hand")
+        made.until(lambda: made.sent[-1][0].mode is Mode.STOPPED)
+        np.testing.assert_array_equal(made.sent[-1][0].values, [-1.0, -0.4, 0.02])
+    finally:
+        made.loop.stop()
+    np.testing.assert_array_equal(made.sent[-1][0].values, [-1.0, -0.4, 0.02])
+
+
+def test_nothing_is_sent_by_a_loop_that_never_knew_the_joints(tmp_path):
+    bundle = export_untrained_bundle(servo_robot.load(tmp_path), tmp_path / "bundle")
+    made = Rig(bundle, "timer")
+    made.loop.start()
+    made.until(lambda: len(made.ticks) > 2)
+    made.loop.stop()
+    assert not made.sent
+    assert not made.failures

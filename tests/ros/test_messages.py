@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import servo_robot
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -156,3 +157,13 @@ def test_plan_is_efforts_over_time():
     assert message.joint_names == ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
     assert [p.time_from_start.nanosec for p in message.points] == [0, 50_000_000, 100_000_000]
     np.testing.assert_allclose(message.points[0].effort[:2], [-120.0, actions[0, 1] * 90])
+
+
+def test_plan_tells_of_each_joint_what_it_is_commanded(tmp_path):
+    entries = servo_robot.load(tmp_path).action_entries()
+    message = messages.plan_message(np.array([[2.0, 0.7, 0.05]]), entries, 0.02, 1_000)
+    assert message.joint_names == ["wheel", "shoulder", "slide"]
+    (point,) = message.points
+    np.testing.assert_array_equal(point.positions, [np.nan, 0.7, 0.05])
+    np.testing.assert_array_equal(point.velocities, [2.0, np.nan, np.nan])
+    assert not point.effort

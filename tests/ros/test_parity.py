@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import servo_robot
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
 
+from maac_learning.export import export_untrained_bundle
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import profile
 from maac_ros.nodes.inbox import Inbox
@@ -122,6 +124,17 @@ def test_actions_and_return_are_bit_for_bit_the_same(bench, short_task, untraine
     got = play_through_nodes(bench, bundle, path, task)
     assert len(got.actions) > 5
     np.testing.assert_array_equal(got.observations, expected.observations)
+    np.testing.assert_array_equal(got.actions, expected.actions)
+    assert got.returns == expected.returns
+
+
+def test_targets_of_position_and_velocity_are_the_same_too(bench, tmp_path):
+    path = servo_robot.write(tmp_path)
+    task = load_task(path)
+    bundle = export_untrained_bundle(task, tmp_path / "bundle")
+    expected = play_in_process(bundle, task)
+    got = play_through_nodes(bench, bundle, path, task)
+    assert len(got.actions) == EPISODES * 40
     np.testing.assert_array_equal(got.actions, expected.actions)
     assert got.returns == expected.returns
 

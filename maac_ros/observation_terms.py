@@ -1,0 +1,138 @@
+"""What a task observes, as terms, and the entries of the observation vector that they give."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from maac_ros import schema
+from maac_ros.robot import Robot
+from maac_ros.world_terms import Interval, check_interval
+
+Source = Literal["joint_states", "odom"]
+"""Where an observation entry comes from on a robot (the ROS topic of that name)."""
+
+
+@dataclass(frozen=True)
+class ObservationEntry:
+    """One number of the observation vector."""
+
+    name: str
+    unit: str
+    source: Source
+    low: float = -math.inf
+    high: float = math.inf
+
+
+class _JointTerm(schema.Description):
+    joints: tuple[str, ...] = Field(min_length=1)
+    clip: Interval | None = None
+    """Bounds applied to the value before the policy sees it."""
+
+    _ordered = field_validator("clip")(check_interval)
+    _quantity: ClassVar[Literal["position", "velocity"]]
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        """One for each joint."""
+        low, high = self.clip or (-math.inf, math.inf)
+        per_second = "/s" if self._quantity == "velocity" else ""
+        return [
+            ObservationEntry(
+                f"{joint}/{self._quantity}",
+                robot.joints[joint].position_unit + per_second,
+                "joint_states",
+                low,
+                high,
+            )
+            for joint in self.joints
+        ]
+
+
+class JointPosition(_JointTerm):
+    """Joint positions, m or rad."""
+
+    term: Literal["joint_position"]
+    _quantity = "position"
+
+
+class JointVelocity(_JointTerm):
+    """Joint velocities, m/s or rad/s."""
+
+    term: Literal["joint_velocity"]
+    _quantity = "velocity"
+
+
+class BaseTerm(schema.Description):
+    """Something of the floating base."""
+
+
+class BasePosition(BaseTerm):
+    """Position of the floating base in the world frame, m."""
+
+    term: Literal["base_position"]
+    axes: tuple[Literal["x", "y", "z"], ...] = Field(min_length=1)
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        return _of_base("position", self.axes, "m")
+
+
+class BaseOrientation(BaseTerm):
+    """Orientation of the floating base as a unit quaternion w, x, y, z (body to world)."""
+
+    term: Literal["base_orientation"]
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        return _of_base("orientation", "wxyz", "1")
+
+
+class ProjectedGravity(BaseTerm):
+    """Direction of gravity in the body frame, a unit vector: roll and pitch of the floating base, free of its yaw."""
+
+    term: Literal["projected_gravity"]
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        return _of_base("projected_gravity", "xyz", "1")
+
+
+class BaseLinearVelocity(BaseTerm):
+    """Linear velocity of the floating base, m/s."""
+
+    term: Literal["base_linear_velocity"]
+    frame: Literal["world", "body"]
+    """``world`` is MuJoCo's convention for a free joint, ``body`` that of legged robots."""
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        # Named without its frame where it is MuJoCo's, as is the angular velocity.
+        name = "linear_velocity" if self.frame == "world" else "body_linear_velocity"
+        return _of_base(name, "xyz", "m/s")
+
+
+class BaseAngularVelocity(BaseTerm):
+    """Angular velocity of the floating base, rad/s."""
+
+    term: Literal["base_angular_velocity"]
+    frame: Literal["body", "world"]
+    """``body`` is MuJoCo's convention for a free joint, and what an IMU measures."""
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        name = "angular_velocity" if self.frame == "body" else "world_angular_velocity"
+        return _of_base(name, "xyz", "rad/s")
+
+
+def _of_base(quantity: str, parts: tuple[str, ...] | str, unit: str) -> list[ObservationEntry]:
+    return [ObservationEntry(f"base/{quantity}_{part}", unit, "odom") for part in parts]
+
+
+ObservationTerm = Annotated[
+    JointPosition
+    | JointVelocity
+    | BasePosition
+    | BaseOrientation
+    | ProjectedGravity
+    | BaseLinearVelocity
+    | BaseAngularVelocity,
+    Field(discriminator="term"),
+]

@@ -1,0 +1,98 @@
+"""What a task says of its robot: joints, floating base, mirror image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from maac_ros import schema
+
+
+class Joint(schema.Description):
+    """One joint of the robot, by its URDF/ROS type."""
+
+    type: Literal["revolute", "prismatic"]
+
+    @property
+    def position_unit(self) -> str:
+        return "rad" if self.type == "revolute" else "m"
+
+    @property
+    def effort_unit(self) -> str:
+        return "N·m" if self.type == "revolute" else "N"
+
+
+class FloatingBase(schema.Description):
+    """The body that carries a free joint; on a robot its state comes from ``nav_msgs/Odometry``."""
+
+    joint: str
+    """Name of the free joint in the MJCF."""
+    frame: str = "base_link"
+    """``child_frame_id`` of the odometry."""
+
+
+class Mirror(schema.Description):
+    """How to exchange left and right on a robot whose mirror image, at its x-z plane, is the same robot.
+
+    What it did then tells as much about the mirror image: learning has twice the data. Components of the base follow
+    by themselves: y, roll and yaw change sign.
+    """
+
+    swap: tuple[tuple[str, str], ...] = ()
+    """Pairs of joints that trade places, such as the left and the right knee."""
+    flip: tuple[str, ...] = ()
+    """Joints that turn or slide the other way in the mirror, such as those about a vertical axis."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Mirror:
+        for field, joints in (
+            ("swap", [j for pair in self.swap for j in pair]),
+            ("flip", self.flip),
+        ):
+            twice = [joint for joint, count in Counter(joints).items() if count > 1]
+            if twice:
+                raise ValueError(f"{field}: listed more than once: {', '.join(twice)}")
+        for pair in self.swap:
+            turned = [joint for joint in pair if joint in self.flip]
+            if len(turned) == 1:
+                raise ValueError(
+                    f"flip: '{turned[0]}' is listed and its partner is not; of {' and '.join(pair)} expected both or "
+                    "neither"
+                )
+        return self
+
+    def image(self, entry: str) -> tuple[str, float]:
+        """The entry (``<joint>/<quantity>`` or ``base/<component>``) whose value, times this sign, is ``entry``'s in
+        the mirror."""
+        owner, quantity = entry.split("/")
+        if owner == "base":
+            return entry, -1.0 if quantity in _TURNED_BASE_COMPONENTS else 1.0
+        partner = {a: b for pair in self.swap for a, b in (pair, pair[::-1])}.get(owner, owner)
+        return f"{partner}/{quantity}", -1.0 if owner in self.flip else 1.0
+
+
+_TURNED_BASE_COMPONENTS = frozenset(
+    (
+        "position_y",
+        "orientation_x",
+        "orientation_z",
+        "projected_gravity_y",
+        "linear_velocity_y",
+        "body_linear_velocity_y",
+        "angular_velocity_x",
+        "angular_velocity_z",
+        "world_angular_velocity_x",
+        "world_angular_velocity_z",
+    )
+)
+
+
+class Robot(schema.Description):
+    """The joints a task reads or drives."""
+
+    joints: dict[str, Joint] = Field(min_length=1)
+    base: FloatingBase | None = None
+    mirror: Mirror | None = None
+    """Where the robot is its own mirror image."""
