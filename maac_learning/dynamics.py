@@ -110,7 +110,8 @@ class DynamicsEnsemble(nn.Module):
         self.members = config.members
         self.observations = observations
         self.input = Normalizer(observations + actions)
-        self.target = Normalizer(observations + 1)
+        # What has never changed, such as the goal of an episode, is predicted not to.
+        self.target = Normalizer(observations + 1, constant_scale=0.0)
         self.termination = TerminationRule(task)
         self.reward = RewardRule(task) if config.reward == "analytic" else None
         self.mirror = MirrorImage(task) if config.mirror and task.robot.mirror else None

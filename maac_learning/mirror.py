@@ -63,7 +63,8 @@ def check_mirror(task: Task, seed: int = 0) -> None:
     mirror = task.robot.mirror
     if mirror is None:
         return
-    names = flat_names(tuple(task.robot.joints))
+    names = flat_names(task)
+    goals = len(task.goal.ranges) if task.goal else 0
     state_from, state_sign = _image(mirror, names)
     actions = task.action_entries()
     action_from, action_sign = _image(mirror, [entry.name for entry in actions])
@@ -80,10 +81,10 @@ def check_mirror(task: Task, seed: int = 0) -> None:
             state = robot.reset() if outcome.done else outcome.state
         # Placed too, so that neither solver has a warm start.
         robot.place(state)
-        image.place(RobotState.from_flat(state.flat()[state_from] * state_sign))
+        image.place(RobotState.from_flat(state.flat()[state_from] * state_sign, goals))
         command = random.uniform(low, high)
         ours, theirs = robot.step(command), image.step(command[action_from] * action_sign)
-        expected = RobotState.from_flat(ours.state.flat()[state_from] * state_sign)
+        expected = RobotState.from_flat(ours.state.flat()[state_from] * state_sign, goals)
         rows.append(np.append(builder.build(expected), ours.reward))
         differences.append(rows[-1] - np.append(builder.build(theirs.state), theirs.reward))
         state = ours.state

@@ -23,15 +23,22 @@ LOG_STD_BOUNDS = (-5.0, 2.0)
 
 
 class Normalizer(nn.Module):
-    """Shift and scale by the statistics of the data seen so far; constant entries keep a scale of 1."""
+    """Shift and scale by the statistics of the data seen so far.
+
+    Args:
+        size: entries.
+        constant_scale: scale of entries that are constant in the data. At 0 their normalised value is 0, and whatever
+            a network says of them is their mean.
+    """
 
     mean: Tensor
     std: Tensor
     _shift: Tensor
     _factor: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, constant_scale: float = 1.0) -> None:
         super().__init__()
+        self._constant_scale = constant_scale
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
         # The same statistics as one multiply-add.
@@ -43,8 +50,10 @@ class Normalizer(nn.Module):
         """Take mean and standard deviation over the rows of ``data`` (N, size)."""
         std = data.std(dim=0)
         self.mean.copy_(data.mean(dim=0))
-        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
-        self._factor.copy_(1.0 / self.std)
+        varies = std > 1e-6
+        self.std.copy_(torch.where(varies, std, torch.full_like(std, self._constant_scale)))
+        factor = 1.0 / torch.where(varies, std, torch.ones_like(std))
+        self._factor.copy_(torch.where(varies, factor, self.std))
         self._shift.copy_(-self.mean * self._factor)
 
     def normalize(self, x: Tensor) -> Tensor:

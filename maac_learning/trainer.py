@@ -425,6 +425,7 @@ class Trainer:
         tensors["random.torch"] = self._generator.get_state()
         tensors["random.global"] = torch.get_rng_state()
         tensors["env.physics"] = torch.from_numpy(snapshot.physics)
+        tensors["env.goal"] = torch.from_numpy(snapshot.goal)
         tensors["env.observation"] = torch.from_numpy(self._observation)
         state = {
             "env_steps": self._env_steps,
@@ -439,6 +440,7 @@ class Trainer:
             "seconds": self._seconds(),
             "env_elapsed_steps": snapshot.elapsed_steps,
             "env_random": snapshot.random_state,
+            "env_goal_random": snapshot.goal_random_state,
         }
         path = checkpoint.save(self.run_dir / "checkpoints", self._env_steps, tensors, state)
         self._saved_at = self._env_steps, self._updates
@@ -470,7 +472,12 @@ class Trainer:
         self._observation = tensors["env.observation"].numpy().copy()
         self._env.simulation.restore(
             Snapshot(
-                tensors["env.physics"].numpy(), state["env_elapsed_steps"], state["env_random"]
+                tensors["env.physics"].numpy(),
+                state["env_elapsed_steps"],
+                state["env_random"],
+                # Runs begun before there were goals have none.
+                tensors.get("env.goal", torch.zeros(0, dtype=torch.float64)).numpy(),
+                state.get("env_goal_random", {}),
             )
         )
         self._env_steps, self._fits = state["env_steps"], state["fits"]

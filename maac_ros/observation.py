@@ -40,6 +40,7 @@ class RobotState:
         base_orientation: (4,) unit quaternion w, x, y, z, body to world.
         base_linear_velocity: (3,) m/s, world frame.
         base_angular_velocity: (3,) rad/s, body frame.
+        goal: (G,) what the robot is asked for, in the order of the task's goal term.
     """
 
     joint_position: Vector
@@ -48,6 +49,7 @@ class RobotState:
     base_orientation: Vector = field(default_factory=lambda: _missing(4))
     base_linear_velocity: Vector = field(default_factory=lambda: _missing(3))
     base_angular_velocity: Vector = field(default_factory=lambda: _missing(3))
+    goal: Vector = field(default_factory=lambda: _missing(0))
 
     @classmethod
     def unknown(cls, joints: int) -> RobotState:
@@ -55,7 +57,7 @@ class RobotState:
         return cls(_missing(joints), _missing(joints))
 
     def flat(self) -> Vector:
-        """All numbers in one vector, in the order of the attributes, (2 J + 13,)."""
+        """All numbers in one vector, in the order of the attributes, (2 J + 13 + G,)."""
         return np.concatenate(
             (
                 self.joint_position,
@@ -64,14 +66,15 @@ class RobotState:
                 self.base_orientation,
                 self.base_linear_velocity,
                 self.base_angular_velocity,
+                self.goal,
             )
         )
 
     @classmethod
-    def from_flat(cls, numbers: Vector) -> RobotState:
-        """The state whose :meth:`flat` is ``numbers``."""
-        joints = (len(numbers) - 13) // 2
-        sizes = (joints, joints, 3, 4, 3, 3)
+    def from_flat(cls, numbers: Vector, goals: int = 0) -> RobotState:
+        """The state whose :meth:`flat` is ``numbers``, the last ``goals`` of them its goal."""
+        joints = (len(numbers) - 13 - goals) // 2
+        sizes = (joints, joints, 3, 4, 3, 3, goals)
         return cls(*np.split(numbers.copy(), np.cumsum(sizes)[:-1]))
 
 
@@ -112,7 +115,7 @@ class ObservationBuilder:
     def __init__(self, task: Task) -> None:
         self.joint_names = tuple(task.robot.joints)
         self.entries: tuple[ObservationEntry, ...] = task.observation_entries()
-        names = [*flat_names(self.joint_names), *TURNED_NAMES]
+        names = [*flat_names(task), *TURNED_NAMES]
         position_of = {name: i for i, name in enumerate(names)}
         self._turns = any(entry.name in TURNED_NAMES for entry in self.entries)
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
@@ -144,8 +147,10 @@ class ObservationBuilder:
         return single
 
 
-def flat_names(joints: tuple[str, ...]) -> list[str]:
+def flat_names(task: Task) -> list[str]:
     """Entry names in the order of :meth:`RobotState.flat`."""
+    joints = tuple(task.robot.joints)
+    goal = task.goal
     return [
         *(f"{joint}/position" for joint in joints),
         *(f"{joint}/velocity" for joint in joints),
@@ -153,4 +158,5 @@ def flat_names(joints: tuple[str, ...]) -> list[str]:
         *(f"base/orientation_{part}" for part in "wxyz"),
         *(f"base/linear_velocity_{axis}" for axis in "xyz"),
         *(f"base/angular_velocity_{axis}" for axis in "xyz"),
+        *(f"goal/{name}" for name in (goal.ranges if goal else ())),
     ]

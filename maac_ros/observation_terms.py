@@ -6,14 +6,24 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from maac_ros import schema
 from maac_ros.robot import Robot
 from maac_ros.world_terms import Interval, check_interval
 
-Source = Literal["joint_states", "odom"]
+GoalSource = Literal["cmd_vel", "goal"]
+"""Who asks something of the robot: the ROS topic of that name."""
+
+Source = Literal["joint_states", "odom"] | GoalSource
 """Where an observation entry comes from on a robot (the ROS topic of that name)."""
+
+TWIST_UNITS = {
+    f"{kind}_{axis}": unit
+    for kind, unit in (("linear", "m/s"), ("angular", "rad/s"))
+    for axis in "xyz"
+}
+"""What ``cmd_vel`` can ask for, in the base's frame."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,71 @@ class BaseAngularVelocity(BaseTerm):
         return _of_base(name, "xyz", "rad/s")
 
 
+GoalName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
+
+
+class Goal(schema.Description):
+    """What the robot is asked for, by a topic: a velocity by ``cmd_vel``, or anything by name, such as where its joints
+    are to be, by ``goal``. In simulation it is drawn at the start of each episode.
+    """
+
+    term: Literal["goal"]
+    source: GoalSource
+    ranges: dict[GoalName, Interval] = Field(min_length=1)
+    """What can be asked for, by name: of ``cmd_vel`` ``linear_x`` and so on; of ``goal`` whatever its messages name.
+    Goals are drawn from here, and one beyond is brought within."""
+    rest: dict[str, float] = Field(default={})
+    """While nobody asks for anything. What is not listed rests at 0, or at the end of its range next to 0."""
+    timeout_s: float | None = Field(default=0.5, gt=0)
+    """After so long without a message the goal is ``rest`` again; null keeps it until the next one."""
+
+    @field_validator("ranges")
+    @classmethod
+    def _ordered(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for interval in ranges.values():
+            check_interval(interval)
+        return ranges
+
+    @model_validator(mode="after")
+    def _known(self) -> Goal:
+        for name in self.ranges:
+            if self.source == "cmd_vel" and name not in TWIST_UNITS:
+                raise ValueError(
+                    f"ranges: cmd_vel has no '{name}'; expected some of: {', '.join(TWIST_UNITS)}"
+                )
+        for name, value in self.rest.items():
+            if name not in self.ranges:
+                raise ValueError(
+                    f"rest: '{name}' has no range; expected some of: {', '.join(self.ranges)}"
+                )
+            low, high = self.ranges[name]
+            if not low <= value <= high:
+                raise ValueError(
+                    f"rest: '{name}' is {value:g}, outside its range [{low:g}, {high:g}]"
+                )
+        return self
+
+    @property
+    def resting(self) -> dict[str, float]:
+        """What holds while nobody asks for anything, by name, in the order of ``ranges``."""
+        return {
+            name: self.rest.get(name, min(max(0.0, low), high))
+            for name, (low, high) in self.ranges.items()
+        }
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        """One for each thing that can be asked for."""
+        return [
+            ObservationEntry(f"goal/{name}", self._unit(name, robot), self.source, low, high)
+            for name, (low, high) in self.ranges.items()
+        ]
+
+    def _unit(self, name: str, robot: Robot) -> str:
+        if self.source == "cmd_vel":
+            return TWIST_UNITS[name]
+        return robot.joints[name].position_unit if name in robot.joints else "1"
+
+
 def _of_base(quantity: str, parts: tuple[str, ...] | str, unit: str) -> list[ObservationEntry]:
     return [ObservationEntry(f"base/{quantity}_{part}", unit, "odom") for part in parts]
 
@@ -133,6 +208,7 @@ ObservationTerm = Annotated[
     | BaseOrientation
     | ProjectedGravity
     | BaseLinearVelocity
-    | BaseAngularVelocity,
+    | BaseAngularVelocity
+    | Goal,
     Field(discriminator="term"),
 ]

@@ -76,39 +76,43 @@ class EffortReward(_Term):
         return (step.action**2).sum(-1)
 
 
-class ClosenessReward(_Term):
+class _DistanceTerm(_Term):
+    entry: str
+    """Name of an observation entry, for example ``elbow/position``."""
+    target: float | str
+    """In the entry's unit; or the name of another entry, such as ``goal/elbow``."""
+
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry, self.target) if isinstance(self.target, str) else (self.entry,)
+
+    def _distance(self, step: Transition) -> Values:
+        target = self.target
+        if isinstance(target, str):
+            target = step.following[..., step.index[target]]
+        return step.following[..., step.index[self.entry]] - target
+
+
+class ClosenessReward(_DistanceTerm):
     """How near an observation entry is to a target: 1 there, 1/2 at a distance of ``scale``, towards 0 far away."""
 
     term: Literal["closeness"]
-    entry: str
-    """Name of an observation entry, for example ``elbow/position``."""
-    target: float
-    """In the entry's unit."""
     scale: float = Field(gt=0)
     """In the entry's unit."""
 
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
-
     def value(self, step: Transition) -> Values:
-        distance = (step.following[..., step.index[self.entry]] - self.target) / self.scale
+        distance = self._distance(step) / self.scale
         return 1.0 / (1.0 + distance * distance)
 
 
-class SquareReward(_Term):
+class SquareReward(_DistanceTerm):
     """The square of an observation entry's distance from a target; its weight is negative where distance costs."""
 
     term: Literal["square"]
-    entry: str
-    """Name of an observation entry, for example ``elbow/velocity``."""
-    target: float = 0.0
-    """In the entry's unit."""
-
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
+    target: float | str = 0.0
+    """As above."""
 
     def value(self, step: Transition) -> Values:
-        distance = step.following[..., step.index[self.entry]] - self.target
+        distance = self._distance(step)
         return distance * distance
 
 

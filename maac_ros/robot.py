@@ -64,13 +64,18 @@ class Mirror(schema.Description):
         return self
 
     def image(self, entry: str) -> tuple[str, float]:
-        """The entry (``<joint>/<quantity>`` or ``base/<component>``) whose value, times this sign, is ``entry``'s in
-        the mirror."""
+        """The entry whose value, times this sign, is that of ``entry`` in the mirror.
+
+        Entries are ``<joint>/<quantity>``, ``base/<component>`` and ``goal/<name>``.
+        """
         owner, quantity = entry.split("/")
+        partner = {a: b for pair in self.swap for a, b in (pair, pair[::-1])}
         if owner == "base":
             return entry, -1.0 if quantity in _TURNED_BASE_COMPONENTS else 1.0
-        partner = {a: b for pair in self.swap for a, b in (pair, pair[::-1])}.get(owner, owner)
-        return f"{partner}/{quantity}", -1.0 if owner in self.flip else 1.0
+        if owner == "goal":
+            turned = quantity in self.flip or quantity in _TURNED_GOALS
+            return f"goal/{partner.get(quantity, quantity)}", -1.0 if turned else 1.0
+        return f"{partner.get(owner, owner)}/{quantity}", -1.0 if owner in self.flip else 1.0
 
 
 _TURNED_BASE_COMPONENTS = frozenset(
@@ -87,6 +92,9 @@ _TURNED_BASE_COMPONENTS = frozenset(
         "world_angular_velocity_z",
     )
 )
+
+
+_TURNED_GOALS = frozenset(("linear_y", "angular_x", "angular_z"))
 
 
 class Robot(schema.Description):

@@ -24,6 +24,9 @@ mujoco.set_mju_user_warning(logger.debug)
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
+_GOALS = 1
+"""Sets the stream that draws goals apart from others of the same seed."""
+
 _UNSTABLE = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -58,11 +61,15 @@ class Snapshot:
         physics: MuJoCo's integration state, warm start included.
         elapsed_steps: control steps since the episode began.
         random_state: of the stream that draws initial states.
+        goal: (G,) what is asked for.
+        goal_random_state: of the stream that draws goals; empty where the task has none.
     """
 
     physics: Vector
     elapsed_steps: int
     random_state: dict[str, Any]
+    goal: Vector
+    goal_random_state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,11 @@ class Simulation:
         self._base = self._base_address()
         self._actuators = np.array([self._actuator(entry) for entry in task.action_entries()])
         self._control = np.zeros(self.model.nu)
+        ranges = np.array(list(task.goal.ranges.values()) if task.goal else []).reshape(-1, 2)
+        self._goal_low, self._goal_high = ranges.T
+        self._goal = self._goal_low.copy()
+        self._asked: Vector | None = None
+        self._goal_random = np.random.default_rng()
         # Gymnasium's environments judge for themselves.
         self._rules = Rules(task) if task.simulation.mjcf is not None else None
         self._own = _Matter(
@@ -102,7 +114,16 @@ class Simulation:
     def reset(self, seed: int | None = None) -> RobotState:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
         self._world.begin(seed)
+        if seed is not None:
+            # A stream of its own: the world's one may be Gymnasium's.
+            self._goal_random = np.random.default_rng([seed, _GOALS])
+        drawn = self._goal_random.uniform(self._goal_low, self._goal_high)
+        self._goal = drawn if self._asked is None else self._asked
         return self.state()
+
+    def ask(self, goal: Vector) -> None:
+        """Let ``goal`` (G,), in the order of the task's goal term, hold from now on, and no more be drawn."""
+        self._asked = self._goal = np.clip(goal, self._goal_low, self._goal_high)
 
     def step(self, command: Vector) -> StepResult:
         """Hold ``command`` (A,), in the order of ``task.action_entries()``, for one control period."""
@@ -120,7 +141,9 @@ class Simulation:
 
     def state(self) -> RobotState:
         """The robot's present state (copies)."""
-        state = RobotState(self.data.qpos[self._qpos], self.data.qvel[self._qvel])
+        state = RobotState(
+            self.data.qpos[self._qpos], self.data.qvel[self._qvel], goal=self._goal.copy()
+        )
         if self._base is not None:
             position, velocity = self._base
             state.base_position = self.data.qpos[position : position + 3].copy()
@@ -139,6 +162,8 @@ class Simulation:
             self.data.qpos[position + 3 : position + 7] = state.base_orientation
             self.data.qvel[velocity : velocity + 3] = state.base_linear_velocity
             self.data.qvel[velocity + 3 : velocity + 6] = state.base_angular_velocity
+        if state.goal.size:
+            self._goal = state.goal.copy()
         self.data.qacc_warmstart[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
 
@@ -146,11 +171,20 @@ class Simulation:
         """Everything that decides how this simulation goes on."""
         physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
         mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
-        return Snapshot(physics, self._world.elapsed_steps, self._world.random_state)
+        return Snapshot(
+            physics,
+            self._world.elapsed_steps,
+            self._world.random_state,
+            self._goal.copy(),
+            dict(self._goal_random.bit_generator.state) if self._goal.size else {},
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on exactly where ``snapshot`` was taken."""
         self._world.resume(snapshot.elapsed_steps, snapshot.random_state)
+        self._goal = snapshot.goal.copy()
+        if snapshot.goal_random_state:
+            self._goal_random.bit_generator.state = snapshot.goal_random_state
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
         mujoco.mj_forward(self.model, self.data)
         # mj_forward has overwritten the solver's warm start.

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from maac_ros import schema
 from maac_ros.action_terms import ActionEntry, ActionTerm
 from maac_ros.errors import TaskError
-from maac_ros.observation_terms import BaseTerm, ObservationEntry, ObservationTerm, Source
+from maac_ros.observation_terms import BaseTerm, Goal, ObservationEntry, ObservationTerm, Source
 from maac_ros.resources import named_file
 from maac_ros.reward_terms import Reward
 from maac_ros.robot import Mirror, Robot
@@ -101,6 +101,8 @@ class Task(schema.Description):
                     raise ValueError(
                         f"{section}.{position}.term: '{term.term}' needs a floating base; robot.base is missing"
                     )
+        if sum(isinstance(term, Goal) for term in self.observation) > 1:
+            raise ValueError("observation: 'goal' is listed more than once; expected one goal term")
         entries = [entry.name for entry in self.observation_entries()]
         driven = [entry.joint for entry in self.action_entries()]
         for names, section in ((entries, "observation"), (driven, "action")):
@@ -170,9 +172,19 @@ class Task(schema.Description):
         """Names, units and limits of the action vector, in its order."""
         return tuple(entry for term in self.action for entry in term.entries(self.robot))
 
+    @property
+    def goal(self) -> Goal | None:
+        """What the robot can be asked for."""
+        return next((term for term in self.observation if isinstance(term, Goal)), None)
+
     def sources(self) -> frozenset[Source]:
-        """The message sources that the observation needs, and holding a joint."""
-        sources = {entry.source for entry in self.observation_entries()}
+        """The sources of the robot's state that the observation needs, and holding a joint."""
+        sources = {
+            entry.source
+            for term in self.observation
+            if not isinstance(term, Goal)
+            for entry in term.entries(self.robot)
+        }
         if any(entry.safe is None for entry in self.action_entries()):
             sources.add("joint_states")
         return frozenset(sources)

@@ -299,7 +299,7 @@ def test_base_in_its_own_frame_turns_over_in_the_mirror(legged):
     """The mirror image of the observation is the observation of the mirror image."""
     mirror, builder = legged.robot.mirror, ObservationBuilder(legged)
     names = [entry.name for entry in builder.entries]
-    state_names = flat_names(builder.joint_names)
+    state_names = flat_names(legged)
 
     def mirrored(values, of):
         images = [mirror.image(name) for name in of]

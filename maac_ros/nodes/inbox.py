@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.messages import BaseReading
 from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
@@ -35,6 +37,13 @@ class _Arrival:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    stamp_ns: int
+    received_s: float
+    values: Vector
+
+
+@dataclass(frozen=True)
 class Sample:
     """What is known of the robot when a tick begins.
 
@@ -56,7 +65,7 @@ class Inbox:
 
     Args:
         task: decides which sources there are.
-        wake_on_match: let :meth:`wait` return when all sources carry one and the same stamp.
+        wake_on_match: let :meth:`wait` return when all sources carry one and the same stamp, that of the goal included.
         simulated: whether the stamps are of simulated time, which begins anew with each simulator.
     """
 
@@ -70,6 +79,9 @@ class Inbox:
         self._simulated = simulated
         self._condition = threading.Condition()
         self._arrivals: dict[Source, _Arrival] = {}
+        self._goal = task.goal
+        self._resting = np.array(list(task.goal.resting.values()) if task.goal else [])
+        self._asked: _Asked | None = None
         self._matched = False
         self._interrupted = False
         self.overtaken: Counter[Source] = Counter()
@@ -96,15 +108,36 @@ class Inbox:
             if back_s > 0.0:
                 reading = ObservationError(f"{source}: header.stamp went back by {back_s:.3g} s")
             self._arrivals[source] = _Arrival(stamp_ns, time.perf_counter(), reading)
-            if self._wake_on_match and self._stamps_match():
-                self._matched = True
-                self._condition.notify()
+            self._look_for_match()
+
+    def ask(self, stamp_ns: int, goal: Vector) -> None:
+        """Take in what the robot is asked for, (G,) in the order of the task's goal term."""
+        with self._condition:
+            self._asked = _Asked(stamp_ns, time.perf_counter(), goal)
+            self._look_for_match()
+
+    def _look_for_match(self) -> None:
+        if self._wake_on_match and self._stamps_match():
+            self._matched = True
+            self._condition.notify()
 
     def _stamps_match(self) -> bool:
-        return (
-            len(self._arrivals) == len(self.sources)
-            and len({arrival.stamp_ns for arrival in self._arrivals.values()}) == 1
-        )
+        if len(self._arrivals) != len(self.sources):
+            return False
+        stamps = {arrival.stamp_ns for arrival in self._arrivals.values()}
+        if self._goal is not None:
+            stamps.add(self._asked.stamp_ns if self._asked is not None else -1)
+        return len(stamps) == 1
+
+    def _asked_for(self) -> Vector:
+        """The goal that holds now."""
+        asked, goal = self._asked, self._goal
+        if asked is None or goal is None:
+            return self._resting
+        limit_s = goal.timeout_s
+        # Where stamps match, time stands still between two states.
+        late = limit_s is not None and time.perf_counter() - asked.received_s > limit_s
+        return self._resting if late and not self._wake_on_match else asked.values
 
     def interrupt(self) -> None:
         """Make :meth:`wait` return at once."""
@@ -142,6 +175,7 @@ class Inbox:
         """
         with self._condition:
             arrivals = dict(self._arrivals)
+            goal = self._asked_for()
         if unheard := [source for source in self.sources if source not in arrivals]:
             reason = f"no observation yet: nothing heard on {', '.join(unheard)}"
             return Sample(ObservationError(reason), None, 0.0)
@@ -155,6 +189,7 @@ class Inbox:
         stamp = arrivals[oldest].stamp_ns
         received = max(arrival.received_s for arrival in arrivals.values())
         state = RobotState.unknown(self._joints)
+        state.goal = goal
         for arrival in arrivals.values():
             if isinstance(arrival.reading, ObservationError):
                 return Sample(arrival.reading, stamp, received, oldest)

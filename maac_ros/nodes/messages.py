@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import array
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Twist, TwistStamped
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
@@ -19,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from maac_ros.action_terms import ActionEntry
 from maac_ros.errors import MaacError, ObservationError
 from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
+from maac_ros.observation_terms import Goal
 from maac_ros.task import Task
 
 WORLD_FRAME = "world"
@@ -122,7 +124,7 @@ def _pick(
     return picked
 
 
-def _quoted(names: Sequence[str] | dict[str, int]) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "no joints"
 
 
@@ -181,6 +183,63 @@ def odometry_message(state: RobotState, frame: str, stamp_ns: int) -> Odometry:
     twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
     twist.angular.x, twist.angular.y, twist.angular.z = state.base_angular_velocity.tolist()
     return message
+
+
+def read_twist(message: Twist, goal: Goal) -> Vector:
+    """The goal (G,) that a velocity command asks for.
+
+    Raises:
+        ObservationError: when a number that is asked for is not finite.
+    """
+    return _finite_goal(
+        goal, [getattr(getattr(message, part), axis) for part, axis in _twist_parts(goal)]
+    )
+
+
+def read_named_goal(message: JointState, goal: Goal) -> Vector:
+    """The goal (G,) out of names and positions, in any order; there may be more.
+
+    Raises:
+        ObservationError: naming what is missing or not finite.
+    """
+    if len(message.position) != len(message.name):
+        raise ObservationError(
+            f"goal: field 'position' has {len(message.position)} values for {len(message.name)} names"
+        )
+    asked = dict(zip(message.name, message.position, strict=True))
+    if missing := [name for name in goal.ranges if name not in asked]:
+        raise ObservationError(
+            f"goal: {_quoted(missing)} is missing; the message has {_quoted(asked)}"
+        )
+    return _finite_goal(goal, [asked[name] for name in goal.ranges])
+
+
+def _finite_goal(goal: Goal, values: list[float]) -> Vector:
+    answer = np.array(values, dtype=np.float64)
+    if bad := [
+        f"{name} = {value:g}"
+        for name, value in zip(goal.ranges, values, strict=True)
+        if not np.isfinite(value)
+    ]:
+        raise ObservationError(f"{goal.source}: {', '.join(bad)}; expected a finite number")
+    return answer
+
+
+def goal_message(values: Vector, goal: Goal, stamp_ns: int) -> TwistStamped | JointState:
+    """What asks for the goal (G,): the inverse of :func:`read_twist` and :func:`read_named_goal`."""
+    if goal.source == "goal":
+        named = JointState(name=list(goal.ranges), position=_doubles(values))
+        named.header.stamp = ns_to_stamp(stamp_ns)
+        return named
+    message = TwistStamped()
+    message.header.stamp = ns_to_stamp(stamp_ns)
+    for (part, axis), value in zip(_twist_parts(goal), values.tolist(), strict=True):
+        setattr(getattr(message.twist, part), axis, value)
+    return message
+
+
+def _twist_parts(goal: Goal) -> list[list[str]]:
+    return [name.split("_") for name in goal.ranges]
 
 
 def command_message(values: Vector, answers_ns: int) -> Float64MultiArray:

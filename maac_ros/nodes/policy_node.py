@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist, TwistStamped
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
@@ -64,7 +65,7 @@ from maac_ros.nodes.policy_parameters import (
 from maac_ros.nodes.reader import Reader
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.observation import JointReading
-from maac_ros.observation_terms import Source
+from maac_ros.observation_terms import Goal, Source
 from maac_ros.recording import FlightRecorder
 from maac_ros.task import load_task
 
@@ -184,6 +185,10 @@ class PolicyNode(LifecycleNode):
         self._reader = Reader(self, partial(self._on_thread_failure, "reader"))
         for source in inbox.sources:
             self._reader.subscribe(*self._taker(source, inbox, bundle), sensors)
+        if task.goal is not None:
+            self._reader.subscribe(
+                *self._goal_taker(task.goal, inbox, values["stamped_cmd_vel"]), sensors
+            )
         if values["record"]:
             self._recorder = FlightRecorder(
                 Path(values["record"]).expanduser(),
@@ -252,6 +257,26 @@ class PolicyNode(LifecycleNode):
             inbox.put(source, messages.stamp_to_ns(message.header.stamp), read(message))
 
         return (JointState if source == "joint_states" else Odometry), source, receive
+
+    def _goal_taker(
+        self, goal: Goal, inbox: Inbox, stamped: bool
+    ) -> tuple[type, str, Callable[[Any], None]]:
+        """Message type of the goal, its topic, and what takes its messages in."""
+
+        def receive(message: Any) -> None:
+            try:
+                if goal.source == "goal":
+                    values = messages.read_named_goal(message, goal)
+                else:
+                    values = messages.read_twist(message.twist if stamped else message, goal)
+            except ObservationError as reason:
+                self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
+                return
+            headed = goal.source == "goal" or stamped
+            inbox.ask(messages.stamp_to_ns(message.header.stamp) if headed else 0, values)
+
+        twist = TwistStamped if stamped else Twist
+        return (JointState if goal.source == "goal" else twist), goal.source, receive
 
     def _send(self, command: Command, answers_ns: int) -> None:
         """Publish a command; called by the control thread."""

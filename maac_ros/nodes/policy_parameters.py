@@ -65,6 +65,12 @@ AT_CONFIGURE = (
         "Read at configure.",
     ),
     ParameterSpec(
+        "stamped_cmd_vel",
+        True,
+        "Take geometry_msgs/TwistStamped on cmd_vel, else Twist, where the task's goal comes from there. Read at "
+        "configure.",
+    ),
+    ParameterSpec(
         "record",
         "",
         "Folder in which each configure begins a recording of every tick, an MCAP file that `maac replay` repeats; "

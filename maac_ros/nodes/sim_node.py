@@ -5,6 +5,10 @@ Out: ``/clock``, ``joint_states``, ``odom`` where the task has a floating base, 
 ``steps``, ``return`` and ``terminated``), both latched. In: ``policy_controller/commands``. Services: ``~/reset``,
 ``~/pause``, ``~/step`` (while paused).
 
+Where the task has a goal, the simulator draws one for each episode and asks for it with every state, on ``cmd_vel``
+(geometry_msgs/TwistStamped) or ``goal`` (sensor_msgs/JointState: names and positions). With ``goals: topic`` it asks
+for nothing, and rewards what others ask for there.
+
 Every state has a stamp of its own. A policy node labels each command with the stamp of the state it answers
 (:func:`maac_ros.nodes.messages.command_message`); a command without such a label counts as an answer to the
 present state.
@@ -32,6 +36,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
@@ -42,6 +48,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 
+from maac_ros.errors import ObservationError
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import (
     LATCHED,
@@ -93,6 +100,14 @@ PARAMETERS = (
         fixed=True,
     ),
     ParameterSpec(
+        "goals",
+        "drawn",
+        "Where the task has a goal: 'drawn', one for each episode, published with every state; 'topic', what "
+        "others ask for.",
+        choices=("drawn", "topic"),
+        fixed=True,
+    ),
+    ParameterSpec(
         "mass_factor",
         1.0,
         "Masses and inertias, relative to the task's: another robot than was learned from.",
@@ -122,6 +137,10 @@ class SimNode(Node):
         self._episodes_left: int | None = values["episodes"] or None
         self._task = load_task(values["task"])
         self._simulation = Simulation(self._task)
+        self._goal = self._task.goal
+        self._draws_goals = values["goals"] == "drawn"
+        if self._goal is not None and not self._draws_goals:
+            self._simulation.ask(np.array(list(self._goal.resting.values())))
         self._alter(values)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._robot = SimulatedRobot(self._simulation, values["seed"])
@@ -144,6 +163,12 @@ class SimNode(Node):
         self._joint_states = self.create_publisher(JointState, "joint_states", RELIABLE)
         if self._task.robot.base is not None:
             self._odom = self.create_publisher(Odometry, "odom", RELIABLE)
+        if self._goal is not None:
+            kind = JointState if self._goal.source == "goal" else TwistStamped
+            if self._draws_goals:
+                self._goals = self.create_publisher(kind, self._goal.source, RELIABLE)
+            else:
+                self.create_subscription(kind, self._goal.source, self._on_goal, RELIABLE)
         self._returns = self.create_publisher(Float64, "~/episode_return", LATCHED)
         self._episodes = self.create_publisher(String, "~/episode", LATCHED)
         self.create_subscription(
@@ -199,6 +224,19 @@ class SimNode(Node):
                 if not (beginning and late):
                     self._command = command
 
+    def _on_goal(self, message: TwistStamped | JointState) -> None:
+        assert self._goal is not None
+        try:
+            if isinstance(message, TwistStamped):
+                goal = messages.read_twist(message.twist, self._goal)
+            else:
+                goal = messages.read_named_goal(message, self._goal)
+        except ObservationError as reason:
+            self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
+            return
+        with self._lock:
+            self._simulation.ask(goal)
+
     def _run_realtime(self, period_s: float) -> None:
         deadlines = Deadlines(period_s, time.perf_counter())
         while True:
@@ -252,6 +290,8 @@ class SimNode(Node):
 
     def _publish_state(self) -> None:
         robot, stamp_ns = self._robot, self._robot.stamp_ns
+        if self._goal is not None and self._draws_goals:
+            self._goals.publish(messages.goal_message(robot.state.goal, self._goal, stamp_ns))
         self._clock_publisher.publish(Clock(clock=messages.ns_to_stamp(stamp_ns)))
         self._joint_states.publish(
             messages.joint_state_message(robot.state, list(self._task.robot.joints), stamp_ns)

@@ -11,6 +11,7 @@ from maac_ros.errors import ObservationError
 from maac_ros.nodes import messages
 from maac_ros.nodes.messages import CommandError, JointNeeds
 from maac_ros.observation import RobotState
+from maac_ros.observation_terms import Goal
 from maac_ros.task import load_task
 
 NEEDS = JointNeeds(("slider", "hinge"), position=("slider", "hinge"), velocity=("hinge",))
@@ -167,3 +168,49 @@ def test_plan_tells_of_each_joint_what_it_is_commanded(tmp_path):
     np.testing.assert_array_equal(point.positions, [np.nan, 0.7, 0.05])
     np.testing.assert_array_equal(point.velocities, [2.0, np.nan, np.nan])
     assert not point.effort
+
+
+WALK = Goal(term="goal", source="cmd_vel", ranges={"angular_z": (-1, 1), "linear_x": (0, 2)})
+REACH = Goal(term="goal", source="goal", ranges={"elbow": (-1, 1), "wrist": (0, 2)})
+
+
+@pytest.mark.parametrize(
+    ("goal", "read"),
+    [
+        (WALK, lambda message, goal: messages.read_twist(message.twist, goal)),
+        (REACH, messages.read_named_goal),
+    ],
+)
+def test_goal_survives_its_message(goal, read):
+    message = messages.goal_message(np.array([0.25, 1.5]), goal, 3_000_000_007)
+    assert messages.stamp_to_ns(message.header.stamp) == 3_000_000_007
+    np.testing.assert_array_equal(read(message, goal), [0.25, 1.5])
+
+
+def test_velocity_command_is_read_by_component():
+    twist = messages.goal_message(np.array([0.25, 1.5]), WALK, 1).twist
+    assert (twist.angular.z, twist.linear.x, twist.linear.y) == (0.25, 1.5, 0.0)
+
+
+def test_goal_is_read_by_name():
+    message = joint_state(["thumb", "wrist", "elbow"], [9.0, 1.5, 0.25])
+    np.testing.assert_array_equal(messages.read_named_goal(message, REACH), [0.25, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("names", "position", "reason"),
+    [
+        (["elbow"], [0.0], "'wrist' is missing; the message has 'elbow'"),
+        (["elbow", "wrist"], [0.0], "'position' has 1 values for 2 names"),
+        (["elbow", "wrist"], [0.0, float("nan")], "goal: wrist = nan; expected a finite number"),
+    ],
+)
+def test_goal_that_cannot_be_used_is_refused(names, position, reason):
+    with pytest.raises(ObservationError, match=reason):
+        messages.read_named_goal(joint_state(names, position), REACH)
+
+
+def test_velocity_command_that_is_not_finite_is_refused():
+    twist = messages.goal_message(np.array([0.25, np.inf]), WALK, 1).twist
+    with pytest.raises(ObservationError, match="cmd_vel: linear_x = inf"):
+        messages.read_twist(twist, WALK)

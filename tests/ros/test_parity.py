@@ -139,6 +139,23 @@ def test_targets_of_position_and_velocity_are_the_same_too(bench, tmp_path):
     assert got.returns == expected.returns
 
 
+def test_goals_that_the_simulator_draws_reach_the_policy_with_their_states(
+    bench, short_task, untrained_bundle
+):
+    bundle, path = untrained_bundle("reaching_arm"), short_task("reaching_arm", 40)
+    task = load_task(path)
+    expected = play_in_process(bundle, task)
+    asked = bench.listen(JointState, "goal", ALL)
+    got = play_through_nodes(bench, bundle, path, task)
+    assert len(got.actions) == EPISODES * 40
+    np.testing.assert_array_equal(got.actions, expected.actions)
+    assert got.returns == expected.returns
+    # Another one in each episode.
+    goals = {tuple(message.position) for message in asked}
+    assert goals == {tuple(o[-2:]) for o in expected.observations}
+    assert len(goals) == EPISODES
+
+
 def test_floating_base_agrees_along_the_same_trajectory(bench, short_task, untrained_bundle):
     """The base passes through odometry's frames, so that the last bits of its velocity may differ."""
     bundle, path = untrained_bundle("ant"), short_task("ant", STEPS)
