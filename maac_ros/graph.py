@@ -173,6 +173,11 @@ _RATE_LIMIT = Argument(
 _RECOVERY = Argument(
     "recovery_ticks", 5, "ticks in a row without a fault that end the safe command"
 )
+_ROBOT = Argument(
+    "robot",
+    "",
+    "how the robot is wired: a shipped name, or path to a YAML file; empty for the simulator's topics and units",
+)
 _RECORD = Argument(
     "record",
     "",
@@ -215,6 +220,13 @@ SIM_DEPLOY = Graph(
         Argument("realtime_factor", 1.0, "simulated seconds a second, in realtime mode"),
         Argument("seed", 0, "seed of the initial states and of the planner"),
         Argument("episodes", 0, "episodes after which everything stops; 0 for no end"),
+        _ROBOT,
+        Argument(
+            "goals",
+            "drawn",
+            "where the task has a goal: drawn, one for each episode; topic, what others ask for",
+            choices=("drawn", "topic"),
+        ),
         Argument("mass_factor", 1.0, "masses of the simulated robot, relative to the task's"),
         Argument("friction_factor", 1.0, "friction of all surfaces, relative to the task's"),
         Argument(
@@ -234,14 +246,14 @@ SIM_DEPLOY = Graph(
             "sim_node",
             parameters=_refs(
                 *("task", "seed", "mode", "realtime_factor", "episodes"),
-                *("mass_factor", "friction_factor"),
+                *("mass_factor", "friction_factor", "robot", "goals"),
             ),
             ends_graph=True,
         ),
         NodeSpec(
             "policy_node",
             parameters={
-                **_refs("task", "bundle", "use_mpc", "seed", "trigger"),
+                **_refs("task", "bundle", "robot", "use_mpc", "seed", "trigger"),
                 **_refs("max_observation_age_ms", "action_rate_limit"),
                 **_refs("recovery_ticks", "stop_after_ms", "record"),
                 "use_sim_time": True,
@@ -263,6 +275,7 @@ ROBOT = Graph(
             "empty for the bundle's own",
         ),
         _BUNDLE,
+        _ROBOT,
         _USE_MPC,
         Argument("joint_states_topic", "joint_states", "sensor_msgs/JointState of the robot"),
         Argument("odom_topic", "odom", "nav_msgs/Odometry of a floating base"),
@@ -295,6 +308,7 @@ ROBOT = Graph(
             parameters=_refs(
                 "task",
                 "bundle",
+                "robot",
                 "use_mpc",
                 "trigger",
                 "max_observation_age_ms",

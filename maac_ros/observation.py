@@ -56,6 +56,11 @@ class RobotState:
         """A state of which nothing is known yet."""
         return cls(_missing(joints), _missing(joints))
 
+    @property
+    def joints(self) -> JointReading:
+        """Positions and velocities of the joints."""
+        return JointReading(self.joint_position, self.joint_velocity)
+
     def flat(self) -> Vector:
         """All numbers in one vector, in the order of the attributes, (2 J + 13 + G,)."""
         return np.concatenate(

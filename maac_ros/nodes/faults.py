@@ -258,7 +258,7 @@ class StandInRobot:
         state, stamp_ns = self._state(), self._node.get_clock().now().nanoseconds
         for source, publisher in self._publishers.items():
             if source == "joint_states":
-                message = joint_state_message(state, self._joints, stamp_ns)
+                message = joint_state_message(state.joints, self._joints, stamp_ns)
             else:
                 assert self._base is not None
                 message = odometry_message(state, self._base.frame, stamp_ns)

@@ -17,11 +17,10 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from maac_ros.action_terms import ActionEntry
+from maac_ros.binding import Binding
 from maac_ros.errors import MaacError, ObservationError
 from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
 from maac_ros.observation_terms import Goal
-from maac_ros.task import Task
 
 WORLD_FRAME = "world"
 
@@ -51,9 +50,9 @@ class JointNeeds:
     """What a task reads from ``joint_states``.
 
     Attributes:
-        names: the joints of ``task.robot.joints``, in that order.
-        position: joints whose position is needed.
-        velocity: joints whose velocity is needed.
+        names: the robot's names of the joints of ``task.robot.joints``, in that order.
+        position: those of them whose position is needed.
+        velocity: those whose velocity is needed.
     """
 
     names: tuple[str, ...]
@@ -61,15 +60,16 @@ class JointNeeds:
     velocity: tuple[str, ...]
 
     @classmethod
-    def of(cls, task: Task) -> JointNeeds:
+    def of(cls, binding: Binding) -> JointNeeds:
+        task = binding.task
         needed = {e.name for e in task.observation_entries() if e.source == "joint_states"}
         # Where a joint is must be known before it can be held there.
         needed |= {f"{e.joint}/position" for e in task.action_entries() if e.safe is None}
-        joints = tuple(task.robot.joints)
+        named = dict(zip(task.robot.joints, binding.names, strict=True))
         return cls(
-            joints,
-            tuple(joint for joint in joints if f"{joint}/position" in needed),
-            tuple(joint for joint in joints if f"{joint}/velocity" in needed),
+            binding.names,
+            tuple(name for joint, name in named.items() if f"{joint}/position" in needed),
+            tuple(name for joint, name in named.items() if f"{joint}/velocity" in needed),
         )
 
 
@@ -83,7 +83,7 @@ class BaseReading(NamedTuple):
 
 
 def read_joint_state(message: JointState, needs: JointNeeds) -> JointReading:
-    """Pick the task's joints out of ``message``, which may list more joints, in any order.
+    """Pick the task's joints out of ``message``, which may list more joints, in any order, as the robot has them.
 
     Raises:
         ObservationError: naming the joint or field that is needed and missing.
@@ -128,12 +128,12 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "no joints"
 
 
-def joint_state_message(state: RobotState, names: Sequence[str], stamp_ns: int) -> JointState:
-    """The joints of ``state``, which lists them in the order of ``names``."""
+def joint_state_message(reading: JointReading, names: Sequence[str], stamp_ns: int) -> JointState:
+    """What ``reading`` says of joints, in the order of ``names``."""
     message = JointState(name=list(names))
     message.header.stamp = ns_to_stamp(stamp_ns)
-    message.position = _doubles(state.joint_position)
-    message.velocity = _doubles(state.joint_velocity)
+    message.position = _doubles(reading.position)
+    message.velocity = _doubles(reading.velocity)
     return message
 
 
@@ -273,21 +273,55 @@ def read_command(message: Float64MultiArray, size: int) -> tuple[Vector, int | N
     return values, label and int(label[1]) * 1_000_000_000 + int(label[2])
 
 
+def trajectory_message(values: Vector, names: Sequence[str], period_s: float) -> JointTrajectory:
+    """Positions (A,) to be reached a control period from now, as joint trajectory controllers take them."""
+    message = JointTrajectory(joint_names=list(names))  # no stamp: at once
+    nanoseconds = round(period_s * 1e9)
+    message.points.append(
+        JointTrajectoryPoint(
+            positions=_doubles(values),
+            time_from_start=Duration(
+                sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000
+            ),
+        )
+    )
+    return message
+
+
+def read_trajectory(message: JointTrajectory, names: Sequence[str]) -> Vector:
+    """The positions (A,), in the order of ``names``, of a trajectory's first point.
+
+    Raises:
+        CommandError: when joints or positions are missing, or a value is not finite.
+    """
+    if not message.points or set(message.joint_names) != set(names):
+        raise CommandError(
+            f"trajectory of {_quoted(message.joint_names)} with {len(message.points)} points; expected one or more "
+            f"of {_quoted(names)}"
+        )
+    positions = np.array(message.points[0].positions, dtype=np.float64)
+    if positions.size != len(names):
+        raise CommandError(f"trajectory has {positions.size} positions; expected {len(names)}")
+    if not np.isfinite(positions).all():
+        raise CommandError(f"trajectory is not finite: {positions.tolist()}")
+    return positions[[message.joint_names.index(name) for name in names]]
+
+
 def plan_message(
-    actions: NDArray[np.floating], entries: Sequence[ActionEntry], period_s: float, stamp_ns: int
+    actions: NDArray[np.floating], binding: Binding, period_s: float, stamp_ns: int
 ) -> JointTrajectory:
     """A plan (H, A), command units, as the joints' positions, velocities and efforts (N or N·m) over time.
 
     Of each joint a point tells what the joint is commanded; what else the point's fields hold of it is NaN.
     """
-    efforts = actions * np.array([entry.gear for entry in entries])
-    message = JointTrajectory(joint_names=[entry.joint for entry in entries])
+    entries = binding.task.action_entries()
+    message = JointTrajectory(joint_names=list(binding.driven_names))
     message.header.stamp = ns_to_stamp(stamp_ns)
     told = {
         field: np.array([entry.quantity == quantity for entry in entries])
         for field, quantity in _POINT_FIELDS
     }
-    for step, values in enumerate(efforts):
+    for step, values in enumerate(binding.physical(actions.astype(np.float64))):
         seconds, nanoseconds = divmod(round(step * period_s * 1e9), 1_000_000_000)
         message.points.append(
             JointTrajectoryPoint(

@@ -36,6 +36,7 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger as TriggerService
 from trajectory_msgs.msg import JointTrajectory
 
+from maac_ros.binding import Binding, load_robot
 from maac_ros.bundle import Bundle, load_bundle, manifest_yaml, require_same_task
 from maac_ros.controller import Command, Controller
 from maac_ros.errors import MaacError, ObservationError
@@ -164,18 +165,19 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         values = self._values()
-        controller = self._load(values)
-        bundle = controller.bundle
+        loaded = self._load(values)
+        bundle = loaded.bundle
         if values["task"]:
             require_same_task(bundle, load_task(values["task"]))
         task, trigger = bundle.task, values["trigger"]
+        self._binding = Binding(task, load_robot(values["robot"]) if values["robot"] else None)
         sensors = RELIABLE if values["reliable_sensors"] else BEST_EFFORT
         clock = self.get_clock()
         ros_time = RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active)
         inbox = Inbox(task, trigger == "observation", ros_time.simulated)
-        self._commands = self.create_publisher(
-            Float64MultiArray, "policy_controller/commands", RELIABLE
-        )
+        controller = self._binding.controller
+        kind = Float64MultiArray if controller.interface == "forward" else JointTrajectory
+        self._commands = self.create_publisher(kind, controller.topic, RELIABLE)
         self._plans = self.create_publisher(JointTrajectory, "~/plan", RELIABLE)
         self._telemetry = self.create_publisher(
             Float64MultiArray, "~/telemetry", profile(depth=100)
@@ -184,7 +186,7 @@ class PolicyNode(LifecycleNode):
             self._interfaces.append(partial(self.destroy_publisher, publisher))
         self._reader = Reader(self, partial(self._on_thread_failure, "reader"))
         for source in inbox.sources:
-            self._reader.subscribe(*self._taker(source, inbox, bundle), sensors)
+            self._reader.subscribe(*self._taker(source, inbox), sensors)
         if task.goal is not None:
             self._reader.subscribe(
                 *self._goal_taker(task.goal, inbox, values["stamped_cmd_vel"]), sensors
@@ -197,7 +199,7 @@ class PolicyNode(LifecycleNode):
             )
             self.get_logger().info(f"recording into '{self._recorder.folder}'")
         self._loop = ControlLoop(
-            controller,
+            loaded,
             inbox,
             ros_time,
             self._send,
@@ -237,26 +239,24 @@ class PolicyNode(LifecycleNode):
 
     # In and out
 
-    def _taker(
-        self, source: Source, inbox: Inbox, bundle: Bundle
-    ) -> tuple[type, str, Callable[[Any], None]]:
+    def _taker(self, source: Source, inbox: Inbox) -> tuple[type, str, Callable[[Any], None]]:
         """Message type of ``source``, its topic, and what takes its messages in."""
-        needs = messages.JointNeeds.of(bundle.task)
-        base = bundle.task.robot.base
-        frame = base.frame if base else ""
+        binding = self._binding
+        needs = messages.JointNeeds.of(binding)
 
         def read(message: Any) -> JointReading | messages.BaseReading | ObservationError:
             try:
                 if source == "joint_states":
-                    return messages.read_joint_state(message, needs)
-                return messages.read_odometry(message, frame)
+                    return binding.from_robot(messages.read_joint_state(message, needs))
+                return messages.read_odometry(message, binding.base_frame)
             except ObservationError as reason:
                 return reason
 
         def receive(message: Any) -> None:
             inbox.put(source, messages.stamp_to_ns(message.header.stamp), read(message))
 
-        return (JointState if source == "joint_states" else Odometry), source, receive
+        kind = JointState if source == "joint_states" else Odometry
+        return kind, getattr(binding.topics, source), receive
 
     def _goal_taker(
         self, goal: Goal, inbox: Inbox, stamped: bool
@@ -276,20 +276,25 @@ class PolicyNode(LifecycleNode):
             inbox.ask(messages.stamp_to_ns(message.header.stamp) if headed else 0, values)
 
         twist = TwistStamped if stamped else Twist
-        return (JointState if goal.source == "goal" else twist), goal.source, receive
+        topic = getattr(self._binding.topics, goal.source)
+        return (JointState if goal.source == "goal" else twist), topic, receive
 
     def _send(self, command: Command, answers_ns: int) -> None:
         """Publish a command; called by the control thread."""
-        self._commands.publish(messages.command_message(command.values, answers_ns))
+        binding = self._binding
+        values = binding.command_to_robot(command.values)
+        if binding.controller.interface == "forward":
+            self._commands.publish(messages.command_message(values, answers_ns))
+        else:
+            self._commands.publish(
+                messages.trajectory_message(
+                    values, binding.command_names, binding.task.control.period_s
+                )
+            )
         if command.plan is not None and self._plans.get_subscription_count():
-            assert self._bundle is not None
-            manifest = self._bundle.manifest
             self._plans.publish(
                 messages.plan_message(
-                    command.plan.actions,
-                    manifest.task.action_entries(),
-                    manifest.control_period_s,
-                    answers_ns,
+                    command.plan.actions, binding, binding.task.control.period_s, answers_ns
                 )
             )
 

@@ -39,6 +39,12 @@ AT_CONFIGURE = (
         "bundle's own. Read at configure.",
     ),
     ParameterSpec(
+        "robot",
+        "",
+        "How the task's robot is wired (shipped name, or path to a YAML file); empty for the simulator's topics and "
+        "units. Read at configure.",
+    ),
+    ParameterSpec(
         "providers",
         CPU_PROVIDERS,
         "ONNX Runtime execution providers, best first. Read at configure and by ~/reload.",

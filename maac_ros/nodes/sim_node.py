@@ -47,7 +47,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
 
+from maac_ros.binding import Binding, load_robot
 from maac_ros.errors import ObservationError
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import (
@@ -100,6 +102,13 @@ PARAMETERS = (
         fixed=True,
     ),
     ParameterSpec(
+        "robot",
+        "",
+        "Stand in for this robot (shipped name, or path to a YAML file): its topics, names, signs and units; empty "
+        "for the simulator's own.",
+        fixed=True,
+    ),
+    ParameterSpec(
         "goals",
         "drawn",
         "Where the task has a goal: 'drawn', one for each episode, published with every state; 'topic', what "
@@ -136,6 +145,9 @@ class SimNode(Node):
         self._lockstep = values["mode"] == "lockstep"
         self._episodes_left: int | None = values["episodes"] or None
         self._task = load_task(values["task"])
+        self._binding = Binding(
+            self._task, load_robot(values["robot"]) if values["robot"] else None
+        )
         self._simulation = Simulation(self._task)
         self._goal = self._task.goal
         self._draws_goals = values["goals"] == "drawn"
@@ -160,20 +172,23 @@ class SimNode(Node):
 
     def _open_interfaces(self) -> None:
         self._clock_publisher = self.create_publisher(Clock, "/clock", RELIABLE)
-        self._joint_states = self.create_publisher(JointState, "joint_states", RELIABLE)
+        binding, topics = self._binding, self._binding.topics
+        self._joint_states = self.create_publisher(JointState, topics.joint_states, RELIABLE)
         if self._task.robot.base is not None:
-            self._odom = self.create_publisher(Odometry, "odom", RELIABLE)
+            self._odom = self.create_publisher(Odometry, topics.odom, RELIABLE)
         if self._goal is not None:
             kind = JointState if self._goal.source == "goal" else TwistStamped
+            topic = getattr(topics, self._goal.source)
             if self._draws_goals:
-                self._goals = self.create_publisher(kind, self._goal.source, RELIABLE)
+                self._goals = self.create_publisher(kind, topic, RELIABLE)
             else:
-                self.create_subscription(kind, self._goal.source, self._on_goal, RELIABLE)
+                self.create_subscription(kind, topic, self._on_goal, RELIABLE)
         self._returns = self.create_publisher(Float64, "~/episode_return", LATCHED)
         self._episodes = self.create_publisher(String, "~/episode", LATCHED)
-        self.create_subscription(
-            Float64MultiArray, "policy_controller/commands", self._on_command, RELIABLE
+        commands = (
+            Float64MultiArray if binding.controller.interface == "forward" else JointTrajectory
         )
+        self.create_subscription(commands, binding.controller.topic, self._on_command, RELIABLE)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)
@@ -205,9 +220,14 @@ class SimNode(Node):
 
     # Time
 
-    def _on_command(self, message: Float64MultiArray) -> None:
+    def _on_command(self, message: Float64MultiArray | JointTrajectory) -> None:
+        binding, answers_ns = self._binding, None
         try:
-            command, answers_ns = messages.read_command(message, self._actions)
+            if isinstance(message, JointTrajectory):
+                told = messages.read_trajectory(message, binding.command_names)
+            else:
+                told, answers_ns = messages.read_command(message, self._actions)
+            command = binding.command_from_robot(told)
         except messages.CommandError as reason:
             self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
             return
@@ -294,10 +314,13 @@ class SimNode(Node):
             self._goals.publish(messages.goal_message(robot.state.goal, self._goal, stamp_ns))
         self._clock_publisher.publish(Clock(clock=messages.ns_to_stamp(stamp_ns)))
         self._joint_states.publish(
-            messages.joint_state_message(robot.state, list(self._task.robot.joints), stamp_ns)
+            messages.joint_state_message(
+                self._binding.to_robot(robot.state.joints), self._binding.names, stamp_ns
+            )
         )
-        if (base := self._task.robot.base) is not None:
-            self._odom.publish(messages.odometry_message(robot.state, base.frame, stamp_ns))
+        if self._task.robot.base is not None:
+            frame = self._binding.base_frame
+            self._odom.publish(messages.odometry_message(robot.state, frame, stamp_ns))
 
     def _repeat_state(self) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
+from maac_ros.binding import Binding
 from maac_ros.errors import ObservationError
 from maac_ros.nodes import messages
 from maac_ros.nodes.messages import CommandError, JointNeeds
@@ -35,7 +36,7 @@ def base_state(orientation=(1.0, 0.0, 0.0, 0.0)):
 @pytest.mark.parametrize("name", ["inverted_pendulum", "hopper", "ant"])
 def test_needs_are_those_of_the_observation(name):
     task = load_task(name)
-    needs = JointNeeds.of(task)
+    needs = JointNeeds.of(Binding(task))
     names = {e.name for e in task.observation_entries() if e.source == "joint_states"}
     assert needs.names == tuple(task.robot.joints)
     assert names == {
@@ -87,7 +88,7 @@ def test_empty_field_that_nobody_needs_is_unknown_not_zero():
 def test_joint_states_pass_through_unchanged():
     random = np.random.default_rng(0)
     state = RobotState(random.standard_normal(2), random.standard_normal(2))
-    message = messages.joint_state_message(state, NEEDS.names, 12_000_000_345)
+    message = messages.joint_state_message(state.joints, NEEDS.names, 12_000_000_345)
     assert messages.stamp_to_ns(message.header.stamp) == 12_000_000_345
     position, velocity = messages.read_joint_state(message, NEEDS)
     np.testing.assert_array_equal(position, state.joint_position)
@@ -152,17 +153,17 @@ def test_command_that_does_not_fit_is_refused(data, reason):
 
 
 def test_plan_is_efforts_over_time():
-    entries = load_task("half_cheetah").action_entries()
+    binding = Binding(load_task("half_cheetah"))
     actions = np.linspace(-1, 1, 18, dtype=np.float32).reshape(3, 6)
-    message = messages.plan_message(actions, entries, 0.05, 1_000)
+    message = messages.plan_message(actions, binding, 0.05, 1_000)
     assert message.joint_names == ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
     assert [p.time_from_start.nanosec for p in message.points] == [0, 50_000_000, 100_000_000]
     np.testing.assert_allclose(message.points[0].effort[:2], [-120.0, actions[0, 1] * 90])
 
 
 def test_plan_tells_of_each_joint_what_it_is_commanded(tmp_path):
-    entries = servo_robot.load(tmp_path).action_entries()
-    message = messages.plan_message(np.array([[2.0, 0.7, 0.05]]), entries, 0.02, 1_000)
+    binding = Binding(servo_robot.load(tmp_path))
+    message = messages.plan_message(np.array([[2.0, 0.7, 0.05]]), binding, 0.02, 1_000)
     assert message.joint_names == ["wheel", "shoulder", "slide"]
     (point,) = message.points
     np.testing.assert_array_equal(point.positions, [np.nan, 0.7, 0.05])

@@ -10,6 +10,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
 
 from maac_learning.export import export_untrained_bundle
+from maac_ros.binding import Binding
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import profile
 from maac_ros.nodes.inbox import Inbox
@@ -94,7 +95,7 @@ def play_through_nodes(bench, bundle, path, task):
         # A state that comes again gets the same answer again.
         np.testing.assert_array_equal(command, answers.setdefault(stamp, command))
     stamps = sorted(stamp for stamp in answers if stamp)
-    needs = JointNeeds.of(task)
+    needs = JointNeeds.of(Binding(task))
     joints = {stamp_to_ns(m.header.stamp): messages.read_joint_state(m, needs) for m in states}
     bases = {
         stamp_to_ns(m.header.stamp): messages.read_odometry(m, task.robot.base.frame)

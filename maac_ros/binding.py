@@ -1,0 +1,223 @@
+"""How a task's robot is wired: names, signs and units of the real one's topics. Free of ROS.
+
+A task speaks of its simulated robot. A binding (``config/robots/<name>.yaml``) tells what the real robot calls its
+joints, which way they turn, where its topics are, and what its controller takes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from maac_ros import schema
+from maac_ros.errors import ConfigError
+from maac_ros.observation import JointReading, Vector
+from maac_ros.resources import named_file
+from maac_ros.task import Task
+from maac_ros.world_terms import Interval
+
+Interface = Literal["forward", "trajectory"]
+"""std_msgs/Float64MultiArray for a forward_command_controller, or trajectory_msgs/JointTrajectory for a
+joint_trajectory_controller."""
+
+TopicName = Annotated[str, Field(pattern=r"^[~/]?[A-Za-z_][A-Za-z0-9_/]*$")]
+
+
+class JointLimits(schema.Description):
+    """What a joint can do, in units of the robot."""
+
+    position: Interval | None = None
+    """rad or m."""
+    velocity: float | None = Field(default=None, gt=0)
+    """rad/s or m/s."""
+    effort: float | None = Field(default=None, gt=0)
+    """N·m or N."""
+
+
+class JointWiring(schema.Description):
+    """One joint of the task on the robot: robot's position = sign * task's position + offset."""
+
+    name: str | None = None
+    """What the robot calls it; by default as the task does."""
+    sign: Literal[1, -1] = 1
+    """-1 where the robot's joint turns the other way."""
+    offset: float = 0.0
+    """Robot's position, rad or m, where the task's is 0."""
+    limits: JointLimits = JointLimits()
+    """For ``maac check``."""
+
+
+class Controller(schema.Description):
+    """What takes the commands."""
+
+    interface: Interface = "forward"
+    topic: TopicName = "policy_controller/commands"
+    joints: tuple[str, ...] = ()
+    """The robot's names of its joints, in the controller's order; by default the task's order."""
+
+
+class Topics(schema.Description):
+    """Where the robot's messages come from."""
+
+    joint_states: TopicName = "joint_states"
+    odom: TopicName = "odom"
+    cmd_vel: TopicName = "cmd_vel"
+    goal: TopicName = "goal"
+
+
+class Robot(schema.Description):
+    """Contents of a file of ``config/robots/``."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    description: str
+    joints: dict[str, JointWiring] = Field(default={})
+    """By the task's name of the joint; those that are not listed are named and turn as in the task."""
+    controller: Controller = Controller()
+    topics: Topics = Topics()
+    base_frame: str | None = None
+    """``child_frame_id`` of the odometry, where it is not the task's."""
+    rates_hz: dict[Literal["joint_states", "odom"], float] = Field(default={})
+    """How often messages come, for ``maac check``."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Robot:
+        named = [wiring.name or joint for joint, wiring in self.joints.items()]
+        for field, names in (("joints", named), ("controller.joints", self.controller.joints)):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"{field}: listed more than once: {', '.join(twice)}")
+        for source, rate in self.rates_hz.items():
+            if not rate > 0:
+                raise ValueError(f"rates_hz.{source}: got {rate:g}; expected more than 0")
+        return self
+
+
+def load_robot(name: str | Path) -> Robot:
+    """Load a binding by shipped name, or by path to a YAML file.
+
+    Raises:
+        ConfigError: when there is no such file, or it is malformed; one line a problem, naming file, key and value.
+    """
+    return schema.load(named_file("robots", str(name), "robot"), Robot, ConfigError)
+
+
+class Binding:
+    """A task on a robot. Without a robot everything is as the simulator has it: efforts are normalised commands.
+
+    Attributes:
+        task, robot: what is bound; the robot is None where there is none.
+        names: the robot's names of ``task.robot.joints``, in that order.
+        controller, topics: see there.
+        base_frame: ``child_frame_id`` of the odometry; empty where the task has no floating base.
+
+    Raises:
+        ConfigError: where robot and task do not go together; one line a problem.
+    """
+
+    def __init__(self, task: Task, robot: Robot | None = None) -> None:
+        self.task, self.robot = task, robot
+        self.controller = robot.controller if robot else Controller()
+        self.topics = robot.topics if robot else Topics()
+        base = task.robot.base
+        self.base_frame = ((robot and robot.base_frame) or base.frame) if base else ""
+        if problems := [] if robot is None else misfits(task, robot):
+            raise ConfigError("\n".join(problems))
+        joints = list(task.robot.joints)
+        wirings = [
+            (robot.joints.get(joint) if robot else None) or JointWiring() for joint in joints
+        ]
+        self.names = tuple(
+            wiring.name or joint for joint, wiring in zip(joints, wirings, strict=True)
+        )
+        self._sign = np.array([float(wiring.sign) for wiring in wirings])
+        self._offset = np.array([wiring.offset for wiring in wirings])
+        entries = task.action_entries()
+        driven = np.array([joints.index(entry.joint) for entry in entries])
+        position = np.array([entry.quantity == "position" for entry in entries])
+        sign, gear = self._sign[driven], np.array([entry.gear for entry in entries])
+        self._physical = sign * gear
+        # Efforts are normalised in simulation, and N·m or N on a robot.
+        self._factor = self._physical if robot else sign
+        self._summand = np.where(position, self._offset[driven], 0.0)
+        self.driven_names = tuple(self.names[i] for i in driven)
+        order = self.controller.joints or self.driven_names
+        self._order = np.array([self.driven_names.index(name) for name in order])
+
+    @property
+    def command_names(self) -> tuple[str, ...]:
+        """The robot's names of the joints that are commanded, in the controller's order."""
+        return tuple(self.driven_names[i] for i in self._order)
+
+    def from_robot(self, reading: JointReading) -> JointReading:
+        """What the robot says of its joints (J,), in the order of the task, as the task's robot would."""
+        return JointReading(
+            self._sign * (reading.position - self._offset), self._sign * reading.velocity
+        )
+
+    def to_robot(self, reading: JointReading) -> JointReading:
+        """The inverse of :meth:`from_robot`: what a simulator says in the robot's place."""
+        return JointReading(
+            self._sign * reading.position + self._offset, self._sign * reading.velocity
+        )
+
+    def command_to_robot(self, command: Vector) -> Vector:
+        """A command (..., A) of the task in the controller's order and the robot's units."""
+        answer: Vector = (self._factor * command + self._summand)[..., self._order]
+        return answer
+
+    def physical(self, command: Vector) -> Vector:
+        """A command (..., A) of the task, in its order, in the robot's rad, N·m and so on."""
+        answer: Vector = self._physical * command + self._summand
+        return answer
+
+    def command_from_robot(self, command: Vector) -> Vector:
+        """The inverse of :meth:`command_to_robot`."""
+        answer = np.empty_like(command)
+        answer[..., self._order] = command
+        return (answer - self._summand) / self._factor
+
+
+def misfits(task: Task, robot: Robot) -> list[str]:
+    """Why ``robot`` cannot be bound to ``task``, one line a problem; empty where it can."""
+    where = f"robot '{robot.name}'"
+    problems = [
+        f"{where}: joints.{joint}: task '{task.name}' has no such joint; "
+        f"expected some of: {', '.join(task.robot.joints)}"
+        for joint in robot.joints
+        if joint not in task.robot.joints
+    ]
+    names = {
+        joint: (robot.joints[joint].name if joint in robot.joints else None) or joint
+        for joint in task.robot.joints
+    }
+    problems += [
+        f"{where}: joints: '{name}' stands for more than one joint of task '{task.name}'"
+        for name, count in Counter(names.values()).items()
+        if count > 1
+    ]
+    entries = task.action_entries()
+    driven = [names[entry.joint] for entry in entries]
+    if (order := robot.controller.joints) and set(order) != set(driven):
+        problems.append(
+            f"{where}: controller.joints: got {_listed(order)}; expected, in the controller's order, {_listed(driven)}"
+        )
+    if robot.controller.interface == "trajectory":
+        problems += [
+            f"{where}: controller.interface: 'trajectory' takes positions only, and task '{task.name}' commands "
+            f"{entry.name}; expected 'forward'"
+            for entry in entries
+            if entry.quantity != "position"
+        ]
+    if robot.base_frame and task.robot.base is None:
+        problems.append(f"{where}: base_frame: task '{task.name}' has no floating base")
+    return problems
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,92 @@
+"""The nodes on a robot's own topics, names and units, the simulator in its place."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import servo_robot
+import yaml
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64, Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from maac_learning.export import export_untrained_bundle
+from maac_ros.evaluation import evaluate
+from maac_ros.nodes.common import profile
+from maac_ros.task import load_task
+
+SEED = 4
+ALL = profile(depth=10_000)
+
+
+def play(bench, bundle, path, robot):
+    """The return of one episode through both nodes, in lockstep."""
+    returns = bench.listen(Float64, "/sim_node/episode_return", ALL)
+    node = bench.policy(
+        bundle=str(bundle.path),
+        robot=robot,
+        trigger="observation",
+        reliable_sensors=True,
+        use_sim_time=True,
+    )
+    assert node.autostart()
+    bench.simulator(task=str(path), robot=robot, mode="lockstep", seed=SEED, episodes=1)
+    bench.until(lambda: returns, "return")
+    return returns[0].data
+
+
+def test_episode_on_the_robots_topics_is_the_simulators(bench, short_task, untrained_bundle):
+    path = short_task("reaching_arm", 60)
+    bundle = untrained_bundle("reaching_arm")
+    bundle = dataclasses.replace(
+        bundle, manifest=bundle.manifest.model_copy(update={"task": load_task(path)})
+    )
+    ((expected, _),) = evaluate(bundle, 1, SEED, use_mpc=False)
+    states = bench.listen(JointState, "joint_states", ALL)
+    commands = bench.listen(Float64MultiArray, "effort_controller/commands", ALL)
+    got = play(bench, bundle, path, "reaching_arm")
+    # Newton metres and back: the last bits may differ.
+    assert got == pytest.approx(expected.episode_return, rel=1e-9)
+    assert states[0].name == ["shoulder_joint", "elbow_joint"]
+    largest = np.abs([message.data for message in commands]).max(axis=0)
+    assert (largest <= [4.0, 12.0]).all()
+    assert (largest > [1.0 / 100, 3.0 / 100]).all()
+    assert not bench.probe.count_publishers("policy_controller/commands")
+
+
+def test_position_targets_go_to_a_trajectory_controller(bench, tmp_path):
+    def only_positions(task):
+        task["action"] = task["action"][1:]
+
+    mjcf = servo_robot.MJCF.replace('<velocity joint="wheel" kv="0.05"/>', "")
+    path = servo_robot.write(tmp_path, only_positions, mjcf)
+    bundle = export_untrained_bundle(load_task(path), tmp_path / "bundle")
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(
+        yaml.safe_dump(
+            {
+                "schema_version": 1,
+                "name": "servos",
+                "description": "Behind a joint trajectory controller.",
+                "joints": {"slide": {"name": "rail", "sign": -1, "offset": 0.25}},
+                "controller": {"interface": "trajectory", "topic": "arm/joint_trajectory"},
+            }
+        ),
+        encoding="utf-8",
+    )
+    ((expected, _),) = evaluate(bundle, 1, SEED, use_mpc=False)
+    trajectories = bench.listen(JointTrajectory, "arm/joint_trajectory", ALL)
+    got = play(bench, bundle, path, str(robot))
+    assert got == pytest.approx(expected.episode_return, rel=1e-9)
+    assert trajectories[0].joint_names == ["shoulder", "rail"]
+    (point,) = trajectories[0].points
+    assert point.time_from_start.nanosec == 20_000_000
+    assert 0.15 <= point.positions[1] <= 0.25
+
+
+def test_robot_that_does_not_go_with_the_task_is_refused(bench, untrained_bundle):
+    node = bench.policy(bundle=str(untrained_bundle("hopper").path), robot="reaching_arm")
+    statuses = bench.diagnostics()
+    assert not node.autostart()
+    said = "joints.shoulder: task 'hopper' has no such joint"
+    bench.until(lambda: statuses and said in statuses[-1][1], said)
