@@ -45,6 +45,8 @@ def test_defaults_and_given_values():
         "episodes": 3,
         "mass_factor": 1.0,
         "friction_factor": 1.0,
+        "robot": "",
+        "goals": "drawn",
     }
     assert policy.parameters["use_mpc"] is True
     assert policy.parameters["bundle"] == "runs/b"
