@@ -19,6 +19,9 @@ COMMANDS = {
     "export": Subcommand(
         "maac_learning.commands:export", "turn a run's newest checkpoint into a bundle"
     ),
+    "check": Subcommand(
+        "maac_ros.check:check", "compare a task with a robot, a bundle and the robot's topics"
+    ),
     "replay": Subcommand(
         "maac_ros.replay:replay", "repeat what a policy node recorded, and compare the commands"
     ),

@@ -9,6 +9,7 @@ import numpy as np
 
 from maac_ros import schema
 from maac_ros.bundle import Manifest
+from maac_ros.check import AGE_PERIODS
 from maac_ros.controller import ControllerSettings
 from maac_ros.errors import ConfigError
 from maac_ros.inference import CPU_PROVIDERS, available_providers
@@ -18,9 +19,6 @@ from maac_ros.task import PlannerSettings
 
 DEFAULT_BUDGET = 0.8
 """Share of the control period that a plan may take."""
-
-DEFAULT_AGE_PERIODS = 5.0
-"""Control periods after which an observation is stale."""
 
 DEFAULT_TICK_PERIODS, LEAST_TICK_LIMIT_S = 5.0, 0.1
 """Control periods after which a tick counts as hung, and the time that it may take whatever the period."""
@@ -215,7 +213,7 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
         for field in ("candidates", "horizon", "iterations")
     }
     budget_s = values["mpc.budget_ms"] * 1e-3 or DEFAULT_BUDGET * period_s
-    age_s = values["max_observation_age_ms"] * 1e-3 or DEFAULT_AGE_PERIODS * period_s
+    age_s = values["max_observation_age_ms"] * 1e-3 or AGE_PERIODS * period_s
     return ControllerSettings(
         planner=planner.model_copy(update=changed),
         mpc_budget_s=budget_s,

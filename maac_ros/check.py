@@ -1,0 +1,189 @@
+"""``maac check``: whether task, robot, bundle and, where they run, the robot's topics go together. Free of ROS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from maac_ros.action_terms import ActionEntry
+from maac_ros.binding import Binding, JointWiring, Robot, load_robot, misfits
+from maac_ros.bundle import load_bundle, require_same_task
+from maac_ros.errors import BundleError, ConfigError, MaacError
+from maac_ros.task import Task, load_task
+
+Verdict = Literal["ok", "note", "MISMATCH"]
+
+AGE_PERIODS = 5.0
+"""Control periods after which the policy node calls a message stale, where it is not told otherwise."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: it was, such as ``joint elbow: effort``.
+        verdict: ``note`` for what cannot be told, or need not be wrong.
+        told: values found and expected, with their units.
+    """
+
+    what: str
+    verdict: Verdict
+    told: str
+
+
+def compare(task: Task, robot: Robot | None, bundle: str | None) -> list[Finding]:
+    """Everything that descriptions alone can tell, whatever else is wrong."""
+    found = []
+    if bundle is not None:
+        found.append(_bundle(task, bundle))
+    if robot is None:
+        return found
+    problems = misfits(task, robot)
+    prefix = f"robot '{robot.name}': "
+    for problem in problems:
+        what, _, told = problem.removeprefix(prefix).partition(": ")
+        found.append(Finding(what, "MISMATCH", told))
+    if not problems:
+        binding = Binding(task, robot)
+        names = ", ".join(
+            f"{ours} = {theirs}"
+            for ours, theirs in zip(task.robot.joints, binding.names, strict=True)
+        )
+        found.append(Finding("joint names", "ok", names))
+        order = ", ".join(binding.command_names)
+        found.append(
+            Finding(
+                "controller",
+                "ok",
+                f"{binding.controller.interface} on {binding.controller.topic}: {order}",
+            )
+        )
+    for entry in task.action_entries():
+        found.extend(_limits(entry, robot.joints.get(entry.joint) or JointWiring()))
+    found.extend(_rates(task, robot))
+    if task.goal is not None:
+        topic = getattr(robot.topics, task.goal.source)
+        found.append(Finding("goal", "ok", f"{', '.join(task.goal.ranges)} from {topic}"))
+    if task.robot.base is not None:
+        frame = robot.base_frame or task.robot.base.frame
+        found.append(Finding("base frame", "ok", f"odom's child_frame_id is to be '{frame}'"))
+    return found
+
+
+def _bundle(task: Task, name: str) -> Finding:
+    try:
+        bundle = load_bundle(name)
+        require_same_task(bundle, task)
+    except BundleError as reason:
+        return Finding("bundle", "MISMATCH", str(reason))
+    period_ms = bundle.manifest.control_period_s * 1e3
+    return Finding(
+        "bundle", "ok", f"{bundle.path} is for task '{task.name}', {period_ms:g} ms a tick"
+    )
+
+
+def _limits(entry: ActionEntry, wiring: JointWiring) -> list[Finding]:
+    """Whether what may be commanded is what the joint can do."""
+    what, limits = f"joint {entry.joint}: {entry.quantity}", wiring.limits
+    low, high = sorted(
+        wiring.sign * entry.gear * bound + (wiring.offset if entry.quantity == "position" else 0.0)
+        for bound in (entry.low, entry.high)
+    )
+    unit = entry.unit.rpartition(" ")[2]
+    asked = f"[{low:g}, {high:g}] {unit} may be commanded"
+    allowed: tuple[float, float] | None
+    if entry.quantity == "position":
+        allowed = limits.position
+    else:
+        most = limits.effort if entry.quantity == "effort" else limits.velocity
+        allowed = None if most is None else (-most, most)
+    if allowed is None:
+        return [Finding(what, "note", f"{asked}; the robot's limits are not given")]
+    told = f"{asked}; the robot's limits are [{allowed[0]:g}, {allowed[1]:g}] {unit}"
+    fits = allowed[0] <= low and high <= allowed[1]
+    return [Finding(what, "ok" if fits else "MISMATCH", told)]
+
+
+def _rates(task: Task, robot: Robot) -> list[Finding]:
+    found = []
+    period_s = task.control.period_s
+    rates: dict[str, float] = {str(source): rate for source, rate in robot.rates_hz.items()}
+    for source in sorted(task.sources()):
+        rate = rates.get(source)
+        needed = f"the policy acts at {1 / period_s:g} Hz"
+        if rate is None:
+            found.append(Finding(f"rate of {source}", "note", f"not given; {needed}"))
+        elif rate * period_s * AGE_PERIODS < 1.0:
+            told = f"{rate:g} Hz; {needed}, and calls a message of {AGE_PERIODS:g} periods stale"
+            found.append(Finding(f"rate of {source}", "MISMATCH", told))
+        else:
+            slower = rate * period_s < 1.0
+            told = f"{rate:g} Hz; {needed}" + (", some ticks on an old message" if slower else "")
+            found.append(Finding(f"rate of {source}", "note" if slower else "ok", told))
+    return found
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """One line for each finding."""
+    width = max((len(finding.what) for finding in findings), default=0)
+    return "\n".join(
+        f"{finding.verdict:<9} {finding.what:<{width}}  "
+        + finding.told.replace("\n", f"\n{'':<{width + 12}}")
+        for finding in findings
+    )
+
+
+def check(arguments: Sequence[str]) -> int:
+    """``maac check``. Returns 0 when nothing mismatches, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="maac check", description=__doc__.partition(": ")[2])
+    parser.add_argument(
+        "--task", required=True, help="task: a shipped name, or path to a YAML file"
+    )
+    parser.add_argument(
+        "--robot", help="how the robot is wired: a shipped name, or path to a YAML file"
+    )
+    parser.add_argument("--bundle", help="folder of a bundle, or the name of a shipped one")
+    parser.add_argument(
+        "--live",
+        type=float,
+        metavar="SECONDS",
+        help="also listen to the robot's topics for so long (needs ROS 2)",
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.live is not None and not chosen.live > 0:
+        parser.error(f"--live: got {chosen.live}; expected more than 0")
+    if not (chosen.robot or chosen.bundle or chosen.live):
+        parser.error("nothing to compare the task with: give --robot, --bundle or --live")
+    task = load_task(chosen.task)
+    robot = load_robot(chosen.robot) if chosen.robot else None
+    findings = compare(task, robot, chosen.bundle)
+    if chosen.live is not None:
+        findings += _live(task, robot, chosen.live)
+    print(table(findings))
+    wrong = sum(finding.verdict == "MISMATCH" for finding in findings)
+    print(f"{wrong} mismatches" if wrong else "everything that could be told goes together")
+    return 1 if wrong else 0
+
+
+def _live(task: Task, robot: Robot | None, seconds: float) -> list[Finding]:
+    try:
+        from maac_ros.nodes.live_check import listen
+    except ImportError as reason:
+        raise ConfigError(f"--live: ROS 2 is not installed ({reason.name})") from reason
+    try:
+        binding = Binding(task, robot)
+    except ConfigError:
+        return [Finding("live topics", "note", "not listened to before the above is mended")]
+    return listen(binding, seconds)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(check(sys.argv[1:]))
+    except MaacError as problem:
+        print(f"maac check: {problem}", file=sys.stderr)
+        sys.exit(2)
