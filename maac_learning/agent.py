@@ -62,7 +62,13 @@ class Agent:
     ) -> None:
         self.config = config
         self.policy = Policy(
-            observations, actions, config.hidden, config.policy_activation, config.layer_norm
+            observations,
+            actions,
+            config.hidden,
+            config.policy_activation,
+            config.policy_norm,
+            config.policy_spread,
+            config.policy_start,
         ).to(device)
         self.critics = Critics(
             config.critics,
@@ -70,7 +76,8 @@ class Agent:
             actions,
             config.hidden,
             config.critic_activation,
-            config.layer_norm,
+            config.critic_norm,
+            config.critic_start,
         ).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.averaged_policy = copy.deepcopy(self.policy).requires_grad_(False)
@@ -97,6 +104,12 @@ class Agent:
             "critics": self._critic_optimizer,
             "temperature": self._temperature_optimizer,
         }
+
+    @torch.no_grad()
+    def forget_momentum(self) -> None:
+        """Let the optimisers begin anew, in place."""
+        for tensor in self._optimizer_state().values():
+            tensor.zero_()
 
     @torch.no_grad()
     def normalize(self, observations: Tensor) -> None:
@@ -328,7 +341,10 @@ class Agent:
 
     def _update_temperature(self, rollout: Rollout) -> None:
         """Drive the entropy of the policy towards its target (Haarnoja et al., 2018)."""
-        excess = (rollout.log_density.detach() + self._target_entropy).mean()
+        density = rollout.log_density.detach()
+        if self.config.temperature_data == "start":
+            density = density[0]
+        excess = (density + self._target_entropy).mean()
         loss = -self.log_temperature * excess
         self._temperature_optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -15,6 +15,16 @@ from maac_ros.task import load_task
 Activation = Literal["hardswish", "silu", "relu", "tanh"]
 Widths = tuple[int, ...]
 
+Norm = Literal["none", "before", "after"]
+"""Whether hidden layers are normalised (LayerNorm), and on which side of their activation."""
+
+Spread = Literal["bounded", "softplus"]
+"""How a policy's output becomes its standard deviation: a bounded logarithm, or a softplus without an upper bound."""
+
+Start = Literal["uniform", "normal", "orthogonal"]
+"""How weights are drawn: uniform within 1 / sqrt(inputs); normal with variance 2 / inputs (He et al., 2015); or
+orthogonal, without biases (Saxe et al., 2014)."""
+
 
 class ModelConfig(schema.Description):
     """Ensemble of dynamics networks."""
@@ -122,8 +132,16 @@ class AgentConfig(schema.Description):
     """Activation of the policy's hidden layers."""
     critic_activation: Activation = "hardswish"
     """Activation of the critics' hidden layers."""
-    layer_norm: bool = True
-    """Normalise hidden layers before their activation."""
+    policy_norm: Norm = "before"
+    """LayerNorm of the policy's hidden layers, and on which side of their activation."""
+    critic_norm: Norm = "before"
+    """The same of the critics."""
+    policy_spread: Spread = "bounded"
+    """How the policy's output becomes its standard deviation."""
+    policy_start: Start = "uniform"
+    """How the policy's first weights are drawn."""
+    critic_start: Start = "uniform"
+    """The same of the critics."""
     critics: int = Field(default=5, ge=2, le=16)
     """Q-functions; the smaller of two drawn at random makes the target."""
     actor_critic: Literal["mean", "minimum"] = "mean"
@@ -145,6 +163,8 @@ class AgentConfig(schema.Description):
     """Updates an environment step."""
     critic_warmup: int = Field(default=100, ge=0)
     """Updates of the critics alone after each model fit."""
+    fresh_optimizers: bool = False
+    """Forget the optimisers' momentum after each model fit: it is of another model."""
     first_updates: int = Field(default=3000, ge=0)
     """Updates after the first model fit, before the policy acts for the first time."""
     entropy: bool = True
@@ -153,6 +173,8 @@ class AgentConfig(schema.Description):
     """Weight of the entropy at the start."""
     target_entropy_per_action: float = -1.0
     """Entropy that the temperature is tuned for, a dimension of the action."""
+    temperature_data: Literal["rollout", "start"] = "rollout"
+    """Where that entropy is taken: along the rollout, or at its first state only."""
     max_gradient_norm: float | None = Field(default=10.0, gt=0)
     """Gradients of policy and critics are clipped to this norm; null leaves them."""
 

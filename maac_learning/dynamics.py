@@ -125,7 +125,7 @@ class DynamicsEnsemble(nn.Module):
                 2 * outputs if self.state_dependent else outputs,
             ),
             config.activation,
-            config.layer_norm,
+            "before" if config.layer_norm else "none",
         )
         if self.state_dependent:
             self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maac_learning.config import Norm, Spread, Start
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     # x * relu6(x + 3) / 6: as smooth as SiLU where LayerNorm puts its inputs, at half the time on a CPU.
     "hardswish": F.hardswish,
@@ -19,7 +21,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 LOG_STD_BOUNDS = (-5.0, 2.0)
-"""Range of the policy's log standard deviation before squashing."""
+"""Range of the policy's log standard deviation before squashing, with the spread ``bounded``."""
+
+_LEAST_STD = 1e-5
 
 
 class Normalizer(nn.Module):
@@ -70,7 +74,8 @@ class EnsembleMLP(nn.Module):
         members: E.
         sizes: widths from input to output.
         activation: key of :data:`ACTIVATIONS`, after each hidden layer.
-        layer_norm: normalise the hidden layers before their activation.
+        norm: of the hidden layers.
+        start: how weights are drawn.
         zero_last: start the output at zero.
     """
 
@@ -79,27 +84,25 @@ class EnsembleMLP(nn.Module):
         members: int,
         sizes: Sequence[int],
         activation: str,
-        layer_norm: bool,
+        norm: Norm,
+        start: Start = "uniform",
         zero_last: bool = False,
     ) -> None:
         super().__init__()
         self.members = members
         self._activation = ACTIVATIONS[activation]
-        self._layer_norm = layer_norm
+        self._norm = norm
         # Constant gain and offset: PyTorch's CPU kernel takes half as long with them as without.
-        for layer, width in enumerate(sizes[1:-1] if layer_norm else ()):
+        for layer, width in enumerate(sizes[1:-1] if norm != "none" else ()):
             self.register_buffer(f"_gain{layer}", torch.ones(width), persistent=False)
             self.register_buffer(f"_offset{layer}", torch.zeros(width), persistent=False)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for inputs, outputs in itertools.pairwise(sizes):
-            bound = 1.0 / math.sqrt(inputs)
-            self.weights.append(
-                nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
-            )
-            self.biases.append(
-                nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
-            )
+            weight, bias = torch.empty(members, inputs, outputs), torch.empty(members, 1, outputs)
+            _begin(start, weight, bias)
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(bias))
         if zero_last:
             nn.init.zeros_(self.weights[-1])
             nn.init.zeros_(self.biases[-1])
@@ -131,10 +134,30 @@ class EnsembleMLP(nn.Module):
 
     def _hidden(self, layer: int, x: Tensor) -> Tensor:
         """What follows the product of a hidden layer."""
-        if self._layer_norm:
-            gain, offset = getattr(self, f"_gain{layer}"), getattr(self, f"_offset{layer}")
-            x = F.layer_norm(x, x.shape[-1:], gain, offset)
-        return self._activation(x)
+        if self._norm == "before":
+            x = self._normalized(layer, x)
+        x = self._activation(x)
+        return self._normalized(layer, x) if self._norm == "after" else x
+
+    def _normalized(self, layer: int, x: Tensor) -> Tensor:
+        gain, offset = getattr(self, f"_gain{layer}"), getattr(self, f"_offset{layer}")
+        return F.layer_norm(x, x.shape[-1:], gain, offset)
+
+
+def _begin(start: Start, weight: Tensor, bias: Tensor) -> None:
+    """Draw weights (E, in, out) and biases (E, 1, out) in place."""
+    inputs = weight.shape[1]
+    if start == "orthogonal":
+        for member in weight:
+            nn.init.orthogonal_(member)
+        bias.zero_()
+    elif start == "normal":
+        weight.normal_(std=math.sqrt(2.0 / inputs))
+        bias.normal_(std=0.5 / math.sqrt(inputs))
+    else:
+        bound = 1.0 / math.sqrt(inputs)
+        weight.uniform_(-bound, bound)
+        bias.uniform_(-bound, bound)
 
 
 class Policy(nn.Module):
@@ -146,13 +169,16 @@ class Policy(nn.Module):
         actions: int,
         hidden: Sequence[int],
         activation: str,
-        layer_norm: bool,
+        norm: Norm,
+        spread: Spread = "bounded",
+        start: Start = "uniform",
     ) -> None:
         super().__init__()
         self.actions = actions
+        self._spread = spread
         self.normalizer = Normalizer(observations)
         # An ensemble of one: the same layers as everywhere else.
-        self._mlp = EnsembleMLP(1, (observations, *hidden, 2 * actions), activation, layer_norm)
+        self._mlp = EnsembleMLP(1, (observations, *hidden, 2 * actions), activation, norm, start)
 
     def outputs(self, observation: Tensor) -> Tensor:
         """What the network says of observations (B, O): (B, 2 A), for :meth:`squashed` and :meth:`log_density`."""
@@ -160,10 +186,11 @@ class Policy(nn.Module):
         out: Tensor = self._mlp(x.unsqueeze(0)).squeeze(0)
         return out
 
-    @staticmethod
-    def moments(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (..., A) before squashing."""
         mean, raw = outputs.chunk(2, dim=-1)
+        if self._spread == "softplus":
+            return mean, torch.log(F.softplus(raw) + _LEAST_STD)
         low, high = LOG_STD_BOUNDS
         return mean, torch.tanh(raw) * (0.5 * (high - low)) + 0.5 * (high + low)
 
@@ -210,16 +237,16 @@ class Critics(nn.Module):
         actions: int,
         hidden: Sequence[int],
         activation: str,
-        layer_norm: bool,
+        norm: Norm,
+        start: Start = "uniform",
     ) -> None:
         super().__init__()
         self.count = count
         self.normalizer = Normalizer(observations)
         self.register_buffer("center", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
-        self._mlp = EnsembleMLP(
-            count, (observations + actions, *hidden, 1), activation, layer_norm, zero_last=True
-        )
+        sizes = (observations + actions, *hidden, 1)
+        self._mlp = EnsembleMLP(count, sizes, activation, norm, start, zero_last=True)
 
     def scaled(self, observation: Tensor, action: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Values (C, B) in the networks' own units, or (K, B) of the ``chosen`` (K,) critics."""

@@ -242,6 +242,8 @@ class Trainer:
             if config.uses_model:
                 self._fit_model()
             self._agent.normalize(self._replay.all().observation)
+            if config.agent.fresh_optimizers:
+                self._agent.forget_momentum()
             for done in range(config.agent.critic_warmup):
                 self._announce_update(done, config.agent.critic_warmup)
                 with self.phases("critic_warmup"):

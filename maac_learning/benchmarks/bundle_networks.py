@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from maac_learning.config import ModelConfig
+from maac_learning.config import ModelConfig, Norm, Spread
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import ActionScaling, PolicyGraph, StepGraph, ValueGraph
 from maac_learning.networks import ACTIVATIONS, Critics, Policy
@@ -138,21 +138,21 @@ def _candidates(bundle: Bundle, name: str, weights: Mapping[str, Tensor]) -> Ite
     widths = [value.shape[-1] for key, value in weights.items() if "_mlp.weights." in key]
     hidden = tuple(widths[:-1])
     scaling = ActionScaling(task)
-    for activation, layer_norm in product(ACTIVATIONS, (True, False)):
+    for activation, norm in product(ACTIVATIONS, get_args(Norm)):
         if name == "policy":
-            yield PolicyGraph(
-                Policy(observations, actions, hidden, activation, layer_norm), scaling
-            )
+            for spread in get_args(Spread):
+                policy = Policy(observations, actions, hidden, activation, norm, spread)
+                yield PolicyGraph(policy, scaling)
         elif name == "value":
             shape = (bundle.manifest.critics, observations, actions, hidden)
-            yield ValueGraph(Critics(*shape, activation, layer_norm), scaling)
-        else:
+            yield ValueGraph(Critics(*shape, activation, norm), scaling)
+        elif norm != "after":
             config = ModelConfig.model_validate(
                 {
                     "members": bundle.manifest.members,
                     "hidden": hidden,
                     "activation": activation,
-                    "layer_norm": layer_norm,
+                    "layer_norm": norm == "before",
                     "noise": "constant" if widths[-1] == observations + 1 else "state_dependent",
                     "reward": "analytic" if "model.reward.velocity" in weights else "learned",
                 }

@@ -80,8 +80,11 @@ def learn(
     generator: torch.Generator,
 ) -> Learned:
     """Fit model and critics to transitions as :func:`collect` gives them."""
-    change = {"layer_norm": layer_norm}
-    overrides = {"model": {**change, "reward": "learned"}, "agent": change}
+    norm = "before" if layer_norm else "none"
+    overrides = {
+        "model": {"layer_norm": layer_norm, "reward": "learned"},
+        "agent": {"policy_norm": norm, "critic_norm": norm},
+    }
     settings = load_train_config(_TASK, _PRESET, overrides)
     size = targets.shape[1] - 1
     model = DynamicsEnsemble(double_integrator_task(), size, inputs.shape[1] - size, settings.model)
@@ -109,7 +112,7 @@ def fit_critics(
         action.shape[1],
         config.hidden,
         config.critic_activation,
-        config.layer_norm,
+        config.critic_norm,
     )
     critics.normalizer.fit(observation)
     # The range of values, as the agent takes it from the rewards.

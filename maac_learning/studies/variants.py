@@ -122,7 +122,11 @@ VARIANTS = {
             lambda _: {"agent": {"bounded_values": False}},
         ),
         Variant("two-critics", "two critics", lambda _: {"agent": {"critics": 2}}),
-        Variant("no-layer-norm", "no layer norm", lambda _: {"agent": {"layer_norm": False}}),
+        Variant(
+            "no-layer-norm",
+            "no layer norm",
+            lambda _: {"agent": {"policy_norm": "none", "critic_norm": "none"}},
+        ),
         Variant("no-mirror", "no mirror image", _no_mirror),
         Variant(
             "no-warm-up",

@@ -67,7 +67,7 @@ def test_variants_of_the_default_preset_lack_what_this_project_adds():
         "plain-likelihood": {"model.variance_power": 0.0},
         "unbounded-critics": {"agent.bounded_values": False},
         "two-critics": {"agent.critics": 2},
-        "no-layer-norm": {"agent.layer_norm": False},
+        "no-layer-norm": {"agent.policy_norm": "none", "agent.critic_norm": "none"},
         "no-warm-up": {"agent.critic_warmup": 0},
     }
     assert changes("default", "ant")["no-mirror"] == {"model.mirror": False}

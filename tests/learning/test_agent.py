@@ -186,3 +186,20 @@ def test_buffer_keeps_columns_overwrites_the_oldest_and_survives_saving():
         for ring in (buffer, other)
     ]
     assert draws[0] == draws[1]
+
+
+def test_forgotten_momentum_makes_the_next_update_a_first_one(parts):
+    agent, model, batch = parts
+    begun = agent.state()
+    begun = {name: tensor.clone() for name, tensor in begun.items()}
+    for seed in range(3):
+        agent.update(model, batch, torch.Generator().manual_seed(seed))
+    agent.load(begun)
+    agent.forget_momentum()
+    fresh = Agent(4, 1, agent.config, CPU)
+    fresh.load(begun)
+    for each in (agent, fresh):
+        each.update(model, batch, torch.Generator().manual_seed(9))
+    expected = fresh.snapshot()
+    for name, tensor in agent.snapshot().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)

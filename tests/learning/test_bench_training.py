@@ -42,7 +42,7 @@ def products(members, rows, *sizes):
 
 
 def test_operations_of_an_ensemble_are_those_counted_by_hand():
-    mlp = EnsembleMLP(3, (7, 11, 5), "silu", layer_norm=True)
+    mlp = EnsembleMLP(3, (7, 11, 5), "silu", norm="before")
     with FlopCount() as count:
         loss = mlp(torch.randn(3, 13, 7)).sum()
     assert count.total == products(3, 13, 7, 11, 5)

@@ -11,7 +11,7 @@ from maac_learning.networks import Critics, EnsembleMLP, Normalizer, Policy
 
 def test_members_of_an_ensemble_are_independent_networks():
     torch.manual_seed(0)
-    network = EnsembleMLP(3, (4, 8, 2), "silu", layer_norm=True)
+    network = EnsembleMLP(3, (4, 8, 2), "silu", norm="before")
     x = torch.randn(3, 5, 4)
     together = network(x)
     for member in range(3):
@@ -32,7 +32,7 @@ def test_normalizer_inverts_and_keeps_constant_columns():
 def test_log_density_is_that_of_a_squashed_gaussian():
     """Compared with a numerical derivative of the distribution function of tanh(N(mean, std))."""
     torch.manual_seed(1)
-    policy = Policy(2, 1, (8,), "tanh", layer_norm=False).double()
+    policy = Policy(2, 1, (8,), "tanh", norm="none").double()
     observation = torch.randn(1, 2, dtype=torch.float64)
     mean, log_std = policy.distribution(observation)
     normal = torch.distributions.Normal(mean, log_std.exp())
@@ -44,7 +44,7 @@ def test_log_density_is_that_of_a_squashed_gaussian():
 
 
 def test_extreme_actions_keep_a_finite_density_and_gradient():
-    policy = Policy(2, 1, (8,), "silu", layer_norm=True)
+    policy = Policy(2, 1, (8,), "silu", norm="before")
     action, density = policy.sample(torch.zeros(1, 2), torch.full((1, 1), 50.0))
     density.sum().backward()
     assert torch.isfinite(density).all()
@@ -55,8 +55,51 @@ def test_extreme_actions_keep_a_finite_density_and_gradient():
 
 
 def test_critics_start_at_the_centre_of_their_range():
-    critics = Critics(2, 3, 1, (16,), "silu", layer_norm=True)
+    critics = Critics(2, 3, 1, (16,), "silu", norm="before")
     critics.center.fill_(5.0)
     critics.scale.fill_(10.0)
     values = critics(torch.randn(4, 3), torch.randn(4, 1))
     np.testing.assert_array_equal(values.detach().numpy(), np.full((2, 4), 5.0))
+
+
+@pytest.mark.parametrize("norm", ["none", "before", "after"])
+def test_hidden_layers_are_normalised_on_the_side_that_is_asked_for(norm):
+    torch.manual_seed(0)
+    network = EnsembleMLP(1, (4, 8, 8, 2), "silu", norm=norm)
+    x = torch.randn(1, 5, 4)
+    hidden = x[0]
+    for layer in range(2):
+        hidden = hidden @ network.weights[layer][0] + network.biases[layer][0]
+        if norm == "before":
+            hidden = torch.nn.functional.layer_norm(hidden, (8,))
+        hidden = torch.nn.functional.silu(hidden)
+        if norm == "after":
+            hidden = torch.nn.functional.layer_norm(hidden, (8,))
+    expected = hidden @ network.weights[2][0] + network.biases[2][0]
+    torch.testing.assert_close(network(x)[0], expected)
+
+
+def test_spread_is_bounded_or_a_softplus():
+    outputs = torch.tensor([[0.0, -100.0], [0.0, 0.0], [0.0, 100.0]])
+    bounded = Policy(2, 1, (8,), "silu", "none").moments(outputs)[1].exp()
+    torch.testing.assert_close(bounded[:, 0], torch.tensor([-5.0, -1.5, 2.0]).exp())
+    softplus = Policy(2, 1, (8,), "silu", "none", spread="softplus").moments(outputs)[1].exp()
+    torch.testing.assert_close(softplus[:, 0], torch.tensor([1e-5, math.log(2.0), 100.0]))
+
+
+@pytest.mark.parametrize(
+    ("start", "weight_std", "bias_std"), [("uniform", 1 / 8 / 3**0.5, 1 / 8 / 3**0.5), ("normal", 2**0.5 / 8, 1 / 16)]
+)  # fmt: skip
+def test_first_weights_are_spread_as_is_asked_for(start, weight_std, bias_std):
+    torch.manual_seed(0)
+    network = EnsembleMLP(20, (64, 500, 2), "silu", "none", start)
+    assert network.weights[0].std().item() == pytest.approx(weight_std, rel=0.02)
+    assert network.biases[0].std().item() == pytest.approx(bias_std, rel=0.02)
+
+
+def test_orthogonal_weights_keep_lengths_in_each_member():
+    network = EnsembleMLP(2, (16, 16, 2), "silu", "none", "orthogonal")
+    for member in network.weights[0]:
+        torch.testing.assert_close(member @ member.T, torch.eye(16), atol=1e-5, rtol=0)
+    assert not torch.equal(network.weights[0][0], network.weights[0][1])
+    assert (network.biases[0] == 0).all()
