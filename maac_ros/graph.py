@@ -300,6 +300,9 @@ ROBOT = Graph(
             False,
             "command at once; otherwise configure and activate with 'ros2 lifecycle set'",
         ),
+        Argument(
+            "use_sim_time", False, "time is that of /clock: a simulator stands in for the robot"
+        ),
         Argument("namespace", "", "ROS namespace of the node"),
     ),
     nodes=(
@@ -317,6 +320,7 @@ ROBOT = Graph(
                 "stop_after_ms",
                 "record",
                 "autostart",
+                "use_sim_time",
             ),
             remappings={
                 "joint_states": Ref("joint_states_topic"),

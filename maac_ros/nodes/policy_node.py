@@ -189,7 +189,8 @@ class PolicyNode(LifecycleNode):
             self._reader.subscribe(*self._taker(source, inbox), sensors)
         if task.goal is not None:
             self._reader.subscribe(
-                *self._goal_taker(task.goal, inbox, values["stamped_cmd_vel"]), sensors
+                *self._goal_taker(task.goal, inbox, values["stamped_cmd_vel"]),
+                RELIABLE,  # a goal may be asked for once only
             )
         if values["record"]:
             self._recorder = FlightRecorder(
