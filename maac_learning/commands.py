@@ -20,11 +20,13 @@ from maac_learning.progress import Bar
 from maac_learning.trainer import Trainer, load_run
 from maac_learning.video import Video, check_video
 from maac_ros.bundle import load_bundle
+from maac_ros.conditions import Conditions
 from maac_ros.errors import ConfigError
 from maac_ros.evaluation import Episode
 from maac_ros.evaluation import evaluate as evaluate_bundle
 from maac_ros.inference import CPU_PROVIDERS
 from maac_ros.provenance import provenance
+from maac_ros.simulation import Simulation
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class EvaluateArguments:
     """Seed of the first episode; the next one takes the next number."""
     mpc: bool = False
     """Evaluate policy and MPC, not the policy alone."""
+    robot: Conditions = field(default_factory=Conditions)
+    """Another robot than the task's own, acting late, or seen badly."""
     providers: tuple[str, ...] = field(default=CPU_PROVIDERS)
     """ONNX Runtime execution providers, best first."""
     json: Path | None = None
@@ -153,6 +157,12 @@ def evaluate(arguments: Sequence[str]) -> int:
         check_video(chosen.video)
     bundle = load_bundle(chosen.bundle, chosen.providers)
     results = {}
+    own = Conditions().model_dump()
+    changes = {k: v for k, v in chosen.robot.model_dump().items() if v != own[k]}
+
+    def change(simulation: Simulation) -> None:
+        simulation.alter(**changes)
+
     films: list[Path] = []
     print(
         f"{'mode':<8}{'return':>10}{'± std':>9}{'steps':>8}{'inference p99':>15}{'planning p99':>14}"
@@ -170,6 +180,7 @@ def evaluate(arguments: Sequence[str]) -> int:
                 chosen.episodes,
                 chosen.seed,
                 mode == "mpc",
+                change=change,
                 film=film,
                 filmed=chosen.video_episodes,
             ):
@@ -196,6 +207,7 @@ def evaluate(arguments: Sequence[str]) -> int:
             "provenance": provenance(),
             "bundle": bundle.manifest.provenance.model_dump(),
             "task": bundle.task.name,
+            "robot": chosen.robot.model_dump(),
             "results": results,
         }
         chosen.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

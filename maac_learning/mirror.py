@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maac_ros.conditions import Randomization
 from maac_ros.errors import TaskError
 from maac_ros.observation import ObservationBuilder, RobotState, Vector, flat_names
 from maac_ros.robot import Mirror
@@ -63,6 +64,9 @@ def check_mirror(task: Task, seed: int = 0) -> None:
     mirror = task.robot.mirror
     if mirror is None:
         return
+    # The robot is compared with itself: both must be alike, and seen as they are.
+    alike = task.simulation.model_copy(update={"randomize": Randomization()})
+    task = task.model_copy(update={"simulation": alike})
     names = flat_names(task)
     goals = len(task.goal.ranges) if task.goal else 0
     state_from, state_sign = _image(mirror, names)

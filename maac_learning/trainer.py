@@ -30,6 +30,7 @@ from maac_learning.replay import TransitionBuffer, Transitions, joined
 from maac_learning.runlog import Row, RunLog, rows_from_tensors, rows_to_tensors
 from maac_ros import schema
 from maac_ros.bundle import Bundle
+from maac_ros.conditions import Conditions
 from maac_ros.errors import CheckpointError, ConfigError, TrainingError
 from maac_ros.observation import Vector
 from maac_ros.simulation import Simulation, Snapshot, TaskEnv
@@ -428,6 +429,7 @@ class Trainer:
         tensors["random.global"] = torch.get_rng_state()
         tensors["env.physics"] = torch.from_numpy(snapshot.physics)
         tensors["env.goal"] = torch.from_numpy(snapshot.goal)
+        tensors["env.pending"] = torch.from_numpy(snapshot.pending)
         tensors["env.observation"] = torch.from_numpy(self._observation)
         state = {
             "env_steps": self._env_steps,
@@ -442,7 +444,8 @@ class Trainer:
             "seconds": self._seconds(),
             "env_elapsed_steps": snapshot.elapsed_steps,
             "env_random": snapshot.random_state,
-            "env_goal_random": snapshot.goal_random_state,
+            "env_conditions": snapshot.conditions.model_dump(),
+            "env_own_random": snapshot.own_random_state,
         }
         path = checkpoint.save(self.run_dir / "checkpoints", self._env_steps, tensors, state)
         self._saved_at = self._env_steps, self._updates
@@ -477,9 +480,11 @@ class Trainer:
                 tensors["env.physics"].numpy(),
                 state["env_elapsed_steps"],
                 state["env_random"],
-                # Runs begun before there were goals have none.
+                # Runs begun before there were goals and conditions have none.
                 tensors.get("env.goal", torch.zeros(0, dtype=torch.float64)).numpy(),
-                state.get("env_goal_random", {}),
+                Conditions.model_validate(state.get("env_conditions", {})),
+                tensors.get("env.pending", torch.zeros(0, dtype=torch.float64)).numpy(),
+                state.get("env_own_random", {}),
             )
         )
         self._env_steps, self._fits = state["env_steps"], state["fits"]

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from maac_ros import schema
+from maac_ros.intervals import Interval, check_interval
 from maac_ros.robot import Robot
-from maac_ros.world_terms import Interval, check_interval
 
 Quantity = Literal["effort", "position", "velocity"]
 """What a joint is told, by the name of ros2_control's command interface."""

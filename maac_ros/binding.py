@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 
 from maac_ros import schema
 from maac_ros.errors import ConfigError
+from maac_ros.intervals import Interval
 from maac_ros.observation import JointReading, Vector
 from maac_ros.resources import named_file
 from maac_ros.task import Task
-from maac_ros.world_terms import Interval
 
 Interface = Literal["forward", "trajectory"]
 """std_msgs/Float64MultiArray for a forward_command_controller, or trajectory_msgs/JointTrajectory for a

@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from maac_ros import schema
+from maac_ros.intervals import Interval, check_interval
 from maac_ros.robot import Robot
-from maac_ros.world_terms import Interval, check_interval
 
 GoalSource = Literal["cmd_vel", "goal"]
 """Who asks something of the robot: the ROS topic of that name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,10 +11,13 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from maac_ros import schema
 from maac_ros.action_terms import ActionEntry, Quantity
-from maac_ros.errors import TaskError
+from maac_ros.conditions import Conditions
+from maac_ros.errors import ConfigError, TaskError
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.rules import Rules
+from maac_ros.safe_command import SafeCommand
 from maac_ros.task import Task
 from maac_ros.worlds import joint_id, make_world
 
@@ -24,8 +28,8 @@ mujoco.set_mju_user_warning(logger.debug)
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
-_GOALS = 1
-"""Sets the stream that draws goals apart from others of the same seed."""
+_OWN_STREAM = 1
+"""Sets the stream that draws goals, conditions and noise apart from others of the same seed."""
 
 _UNSTABLE = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
@@ -62,14 +66,18 @@ class Snapshot:
         elapsed_steps: control steps since the episode began.
         random_state: of the stream that draws initial states.
         goal: (G,) what is asked for.
-        goal_random_state: of the stream that draws goals; empty where the task has none.
+        conditions: see :class:`Conditions`.
+        pending: (D, A) commands that have not acted yet.
+        own_random_state: of the stream that draws goals, conditions and noise; empty where nothing is drawn.
     """
 
     physics: Vector
     elapsed_steps: int
     random_state: dict[str, Any]
     goal: Vector
-    goal_random_state: dict[str, Any]
+    conditions: Conditions
+    pending: Vector
+    own_random_state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ class _Matter:
     mass: Vector
     inertia: Vector
     friction: Vector
+    gain: Vector
+    bias: Vector
 
 
 class Simulation:
@@ -102,24 +112,39 @@ class Simulation:
         self._goal_low, self._goal_high = ranges.T
         self._goal = self._goal_low.copy()
         self._asked: Vector | None = None
-        self._goal_random = np.random.default_rng()
+        self._random = np.random.default_rng()
         # Gymnasium's environments judge for themselves.
         self._rules = Rules(task) if task.simulation.mjcf is not None else None
         self._own = _Matter(
             self.model.body_mass.copy(),
             self.model.body_inertia.copy(),
             self.model.geom_friction.copy(),
+            self.model.actuator_gainprm.copy(),
+            self.model.actuator_biasprm.copy(),
         )
+        self._conditions = Conditions()
+        self._altered: dict[str, Any] = {}
+        self._safe = SafeCommand(task)
+        self._pending: deque[Vector] = deque()
 
     def reset(self, seed: int | None = None) -> RobotState:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
         self._world.begin(seed)
         if seed is not None:
             # A stream of its own: the world's one may be Gymnasium's.
-            self._goal_random = np.random.default_rng([seed, _GOALS])
-        drawn = self._goal_random.uniform(self._goal_low, self._goal_high)
+            self._random = np.random.default_rng([seed, _OWN_STREAM])
+        drawn = self._random.uniform(self._goal_low, self._goal_high)
         self._goal = drawn if self._asked is None else self._asked
-        return self.state()
+        self._be(self._drawn_conditions())
+        state = self.state()
+        # What a robot is told that nobody has commanded yet.
+        self._safe.forget()
+        self._pending = deque([self._safe.values(state.joints)] * self._conditions.delay_steps)
+        return self._seen(state)
+
+    def _drawn_conditions(self) -> Conditions:
+        drawn = self.task.simulation.randomize.draw(self._random)
+        return drawn.model_copy(update=self._altered)
 
     def ask(self, goal: Vector) -> None:
         """Let ``goal`` (G,), in the order of the task's goal term, hold from now on, and no more be drawn."""
@@ -128,8 +153,9 @@ class Simulation:
     def step(self, command: Vector) -> StepResult:
         """Hold ``command`` (A,), in the order of ``task.action_entries()``, for one control period."""
         before = self.state() if self._rules is not None else None
+        self._pending.append(np.array(command, dtype=np.float64))
         # float64 throughout: the control cost is rounded in the dtype of the action.
-        self._control[self._actuators] = command
+        self._control[self._actuators] = self._pending.popleft()
         reward, terminated = self._world.step(self._control)
         state = self.state()
         if self._rules is not None and before is not None:
@@ -137,10 +163,18 @@ class Simulation:
             # MuJoCo puts a robot back at its start where its numbers are out of bounds.
             terminated = terminated or self.unstable
         truncated = self._world.elapsed_steps >= self.task.simulation.episode_steps
-        return StepResult(state, reward, terminated, truncated)
+        return StepResult(self._seen(state), reward, terminated, truncated)
+
+    def _seen(self, state: RobotState) -> RobotState:
+        """``state`` as it is observed, with the noise of the present conditions."""
+        for name, std in self._conditions.noise:
+            if std > 0.0:
+                values = getattr(state, name)
+                setattr(state, name, values + self._random.normal(0.0, std, values.shape))
+        return state
 
     def state(self) -> RobotState:
-        """The robot's present state (copies)."""
+        """The robot's present state (copies), without noise."""
         state = RobotState(
             self.data.qpos[self._qpos], self.data.qvel[self._qvel], goal=self._goal.copy()
         )
@@ -176,31 +210,55 @@ class Simulation:
             self._world.elapsed_steps,
             self._world.random_state,
             self._goal.copy(),
-            dict(self._goal_random.bit_generator.state) if self._goal.size else {},
+            self._conditions,
+            np.array(self._pending).reshape(-1, len(self._actuators)),
+            dict(self._random.bit_generator.state),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on exactly where ``snapshot`` was taken."""
         self._world.resume(snapshot.elapsed_steps, snapshot.random_state)
         self._goal = snapshot.goal.copy()
-        if snapshot.goal_random_state:
-            self._goal_random.bit_generator.state = snapshot.goal_random_state
+        if snapshot.own_random_state:
+            self._random.bit_generator.state = snapshot.own_random_state
+        self._be(snapshot.conditions)
+        self._pending = deque(snapshot.pending)
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
         mujoco.mj_forward(self.model, self.data)
         # mj_forward has overwritten the solver's warm start.
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
 
-    def alter(self, mass: float | None = None, friction: float | None = None) -> None:
-        """Give all bodies these multiples of the masses, and all surfaces of the frictions, that the task's robot has.
+    @property
+    def conditions(self) -> Conditions:
+        """What the robot is like in this episode."""
+        return self._conditions
 
-        What is not given stays as it is, and so does the state of the robot.
+    def alter(self, **changes: Any) -> None:
+        """Have these of the :class:`Conditions` from now on, in place of the task's own or of those drawn.
+
+        The state of the robot stays as it is; a delay holds from the next episode on.
+
+        Raises:
+            ConfigError: for a condition that there cannot be.
         """
+        altered = {**self._altered, **changes}
+        wanted = {**self._conditions.model_dump(), **changes}
+        conditions = schema.parse(wanted, Conditions, "conditions", ConfigError)
+        self._altered = {name: getattr(conditions, name) for name in altered}
+        self._be(conditions.model_copy(update={"delay_steps": len(self._pending)}))
+
+    def _be(self, conditions: Conditions) -> None:
+        """Make the robot what ``conditions`` say."""
+        last, self._conditions = self._conditions, conditions
         model, own = self.model, self._own
-        if mass is not None:
-            model.body_mass[:] = own.mass * mass
-            model.body_inertia[:] = own.inertia * mass
-        if friction is not None:
-            model.geom_friction[:] = own.friction * friction
+        if conditions.gain != last.gain:
+            model.actuator_gainprm[:, 0] = own.gain[:, 0] * conditions.gain
+            model.actuator_biasprm[:, :3] = own.bias[:, :3] * conditions.gain
+        if (conditions.mass, conditions.friction) == (last.mass, last.friction):
+            return
+        model.body_mass[:] = own.mass * conditions.mass
+        model.body_inertia[:] = own.inertia * conditions.mass
+        model.geom_friction[:] = own.friction * conditions.friction
         # Computes in the state that it is given.
         mujoco.mj_setConst(model, mujoco.MjData(model))
 

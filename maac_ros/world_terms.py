@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from maac_ros import schema
-
-Interval = Annotated[tuple[float, float], Field(description="[low, high]")]
-
-
-def check_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    """``interval`` as it is.
-
-    Raises:
-        ValueError: when its ends are not in order.
-    """
-    if interval is not None and not interval[0] < interval[1]:
-        raise ValueError(f"expected [low, high] with low < high, got {list(interval)}")
-    return interval
+from maac_ros.conditions import Randomization
+from maac_ros.intervals import Interval, check_interval
 
 
 class ResetTerm(schema.Description):
@@ -47,6 +36,8 @@ class Simulation(schema.Description):
     """Keyframe of the MJCF at which episodes begin; without one at its initial positions, at rest."""
     reset: tuple[ResetTerm, ...] = ()
     """How initial states differ from that."""
+    randomize: Randomization = Randomization()
+    """What the robot is like and how it is seen, drawn for each episode."""
     episode_steps: int = Field(gt=0)
     """Control steps after which an episode is truncated."""
 

@@ -27,6 +27,10 @@ STUDIES = {
         "maac_learning.studies.foresight:foresight",
         "what the model promises the policy, beside what the robot then does",
     ),
+    "robustness": Subcommand(
+        "maac_learning.studies.robustness:robustness",
+        "what is left of the return when the robot is another one than was learned from",
+    ),
     "iteration-time": Subcommand(
         "maac_learning.studies.iteration_time:iteration_time",
         "seconds of 1000 environment steps (appendix A.5, table 2)",

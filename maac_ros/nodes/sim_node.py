@@ -13,7 +13,8 @@ Every state has a stamp of its own. A policy node labels each command with the s
 (:func:`maac_ros.nodes.messages.command_message`); a command without such a label counts as an answer to the
 present state.
 
-The robot can be made another one while it runs (``mass_factor``, ``friction_factor``), to see what a controller does
+The robot can be made another one while it runs (``mass_factor``, ``friction_factor``, ``gain_factor``), act late
+(``delay_steps``) and be seen badly (``joint_position_noise``, ``joint_velocity_noise``), to see what a controller does
 that has not learned from it.
 
 ``lockstep``: the first command that answers the present state moves the robot by one step, and the next state is
@@ -50,6 +51,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from maac_ros.binding import Binding, load_robot
+from maac_ros.conditions import MAX_DELAY_STEPS
 from maac_ros.errors import ObservationError
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import (
@@ -126,7 +128,39 @@ PARAMETERS = (
     ParameterSpec(
         "friction_factor", 1.0, "Friction of all surfaces, relative to the task's.", low=0, high=20
     ),
+    ParameterSpec(
+        "gain_factor",
+        1.0,
+        "Force of all actuators, relative to the task's.",
+        low=0.05,
+        high=20,
+    ),
+    ParameterSpec(
+        "delay_steps",
+        0,
+        "Control periods by which commands act late, from the next episode on.",
+        low=0,
+        high=MAX_DELAY_STEPS,
+    ),
+    ParameterSpec(
+        "joint_position_noise",
+        0.0,
+        "Standard deviation of noise on joint positions, rad or m.",
+        low=0,
+        high=100,
+    ),
+    ParameterSpec(
+        "joint_velocity_noise",
+        0.0,
+        "Standard deviation of noise on joint velocities, rad/s or m/s.",
+        low=0,
+        high=1000,
+    ),
 )
+
+
+_CONDITIONS = ("mass_factor", "friction_factor", "gain_factor", "delay_steps")
+_NOISES = ("joint_position_noise", "joint_velocity_noise")
 
 
 class SimNode(Node):
@@ -153,7 +187,10 @@ class SimNode(Node):
         self._draws_goals = values["goals"] == "drawn"
         if self._goal is not None and not self._draws_goals:
             self._simulation.ask(np.array(list(self._goal.resting.values())))
-        self._alter(values)
+        self._noise = self._task.simulation.randomize.noise.model_dump()
+        defaults = {spec.name: spec.default for spec in PARAMETERS}
+        # What the task draws stays drawn, unless something else is asked for.
+        self._alter({name: value for name, value in values.items() if value != defaults[name]})
         self.add_on_set_parameters_callback(self._on_parameters)
         self._robot = SimulatedRobot(self._simulation, values["seed"])
         self._actions = len(self._task.action_entries())
@@ -209,14 +246,15 @@ class SimNode(Node):
 
     def _alter(self, values: Mapping[str, Any]) -> None:
         """Take over the factors among ``values``; their ranges have been checked."""
+        changes: dict[str, Any] = {
+            name.removesuffix("_factor"): values[name] for name in _CONDITIONS if name in values
+        }
+        noise = {name.removesuffix("_noise"): values[name] for name in _NOISES if name in values}
         with self._lock:
-            self._simulation.alter(
-                **{
-                    name: values[f"{name}_factor"]
-                    for name in ("mass", "friction")
-                    if f"{name}_factor" in values
-                }
-            )
+            if noise:
+                self._noise |= noise
+                changes["noise"] = self._noise
+            self._simulation.alter(**changes)
 
     # Time
 
