@@ -66,6 +66,7 @@ class Topics(schema.Description):
 
     joint_states: TopicName = "joint_states"
     odom: TopicName = "odom"
+    imu: TopicName = "imu"
     cmd_vel: TopicName = "cmd_vel"
     goal: TopicName = "goal"
 
@@ -82,7 +83,9 @@ class Robot(schema.Description):
     topics: Topics = Topics()
     base_frame: str | None = None
     """``child_frame_id`` of the odometry, where it is not the task's."""
-    rates_hz: dict[Literal["joint_states", "odom"], float] = Field(default={})
+    imu_frame: str | None = None
+    """``header.frame_id`` of the IMU, where it is not the task's."""
+    rates_hz: dict[Literal["joint_states", "odom", "imu"], float] = Field(default={})
     """How often messages come, for ``maac check``."""
 
     @model_validator(mode="after")
@@ -115,6 +118,7 @@ class Binding:
         names: the robot's names of ``task.robot.joints``, in that order.
         controller, topics: see there.
         base_frame: ``child_frame_id`` of the odometry; empty where the task has no floating base.
+        imu_frame: ``header.frame_id`` of the IMU; likewise.
 
     Raises:
         ConfigError: where robot and task do not go together; one line a problem.
@@ -126,6 +130,7 @@ class Binding:
         self.topics = robot.topics if robot else Topics()
         base = task.robot.base
         self.base_frame = ((robot and robot.base_frame) or base.frame) if base else ""
+        self.imu_frame = ((robot and robot.imu_frame) or base.imu_frame) if base else ""
         if problems := [] if robot is None else misfits(task, robot):
             raise ConfigError("\n".join(problems))
         joints = list(task.robot.joints)
@@ -214,8 +219,11 @@ def misfits(task: Task, robot: Robot) -> list[str]:
             for entry in entries
             if entry.quantity != "position"
         ]
-    if robot.base_frame and task.robot.base is None:
-        problems.append(f"{where}: base_frame: task '{task.name}' has no floating base")
+    problems += [
+        f"{where}: {field}: task '{task.name}' has no floating base"
+        for field in ("base_frame", "imu_frame")
+        if getattr(robot, field) and task.robot.base is None
+    ]
     return problems
 
 

@@ -279,6 +279,7 @@ ROBOT = Graph(
         _USE_MPC,
         Argument("joint_states_topic", "joint_states", "sensor_msgs/JointState of the robot"),
         Argument("odom_topic", "odom", "nav_msgs/Odometry of a floating base"),
+        Argument("imu_topic", "imu", "sensor_msgs/Imu of a floating base"),
         Argument(
             "command_topic",
             "policy_controller/commands",
@@ -325,6 +326,7 @@ ROBOT = Graph(
             remappings={
                 "joint_states": Ref("joint_states_topic"),
                 "odom": Ref("odom_topic"),
+                "imu": Ref("imu_topic"),
                 "policy_controller/commands": Ref("command_topic"),
             },
             namespace=Ref("namespace"),

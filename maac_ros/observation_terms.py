@@ -15,7 +15,7 @@ from maac_ros.robot import Robot
 GoalSource = Literal["cmd_vel", "goal"]
 """Who asks something of the robot: the ROS topic of that name."""
 
-Source = Literal["joint_states", "odom"] | GoalSource
+Source = Literal["joint_states", "odom", "imu"] | GoalSource
 """Where an observation entry comes from on a robot (the ROS topic of that name)."""
 
 TWIST_UNITS = {
@@ -89,22 +89,29 @@ class BasePosition(BaseTerm):
         return _of_base("position", self.axes, "m")
 
 
-class BaseOrientation(BaseTerm):
+class InertialTerm(BaseTerm):
+    """What an inertial measurement unit tells of the floating base too."""
+
+    source: Literal["odom", "imu"] = "odom"
+    """Who tells it on a robot: nav_msgs/Odometry, or sensor_msgs/Imu."""
+
+
+class BaseOrientation(InertialTerm):
     """Orientation of the floating base as a unit quaternion w, x, y, z (body to world)."""
 
     term: Literal["base_orientation"]
 
     def entries(self, robot: Robot) -> list[ObservationEntry]:
-        return _of_base("orientation", "wxyz", "1")
+        return _of_base("orientation", "wxyz", "1", self.source)
 
 
-class ProjectedGravity(BaseTerm):
+class ProjectedGravity(InertialTerm):
     """Direction of gravity in the body frame, a unit vector: roll and pitch of the floating base, free of its yaw."""
 
     term: Literal["projected_gravity"]
 
     def entries(self, robot: Robot) -> list[ObservationEntry]:
-        return _of_base("projected_gravity", "xyz", "1")
+        return _of_base("projected_gravity", "xyz", "1", self.source)
 
 
 class BaseLinearVelocity(BaseTerm):
@@ -120,7 +127,7 @@ class BaseLinearVelocity(BaseTerm):
         return _of_base(name, "xyz", "m/s")
 
 
-class BaseAngularVelocity(BaseTerm):
+class BaseAngularVelocity(InertialTerm):
     """Angular velocity of the floating base, rad/s."""
 
     term: Literal["base_angular_velocity"]
@@ -129,7 +136,7 @@ class BaseAngularVelocity(BaseTerm):
 
     def entries(self, robot: Robot) -> list[ObservationEntry]:
         name = "angular_velocity" if self.frame == "body" else "world_angular_velocity"
-        return _of_base(name, "xyz", "rad/s")
+        return _of_base(name, "xyz", "rad/s", self.source)
 
 
 GoalName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
@@ -197,8 +204,10 @@ class Goal(schema.Description):
         return robot.joints[name].position_unit if name in robot.joints else "1"
 
 
-def _of_base(quantity: str, parts: tuple[str, ...] | str, unit: str) -> list[ObservationEntry]:
-    return [ObservationEntry(f"base/{quantity}_{part}", unit, "odom") for part in parts]
+def _of_base(
+    quantity: str, parts: tuple[str, ...] | str, unit: str, source: Source = "odom"
+) -> list[ObservationEntry]:
+    return [ObservationEntry(f"base/{quantity}_{part}", unit, source) for part in parts]
 
 
 ObservationTerm = Annotated[

@@ -31,6 +31,8 @@ class FloatingBase(schema.Description):
     """Name of the free joint in the MJCF."""
     frame: str = "base_link"
     """``child_frame_id`` of the odometry."""
+    imu_frame: str = "imu_link"
+    """``header.frame_id`` of the IMU, whose axes are those of the base."""
 
 
 class Mirror(schema.Description):

@@ -16,7 +16,14 @@ from pydantic import Field, model_validator
 from maac_ros import schema
 from maac_ros.action_terms import ActionEntry, ActionTerm
 from maac_ros.errors import TaskError
-from maac_ros.observation_terms import BaseTerm, Goal, ObservationEntry, ObservationTerm, Source
+from maac_ros.observation_terms import (
+    BaseTerm,
+    Goal,
+    InertialTerm,
+    ObservationEntry,
+    ObservationTerm,
+    Source,
+)
 from maac_ros.resources import named_file
 from maac_ros.reward_terms import Reward
 from maac_ros.robot import Mirror, Robot
@@ -101,6 +108,12 @@ class Task(schema.Description):
                     raise ValueError(
                         f"{section}.{position}.term: '{term.term}' needs a floating base; robot.base is missing"
                     )
+        told = {term.source for term in self.observation if isinstance(term, InertialTerm)}
+        if len(told) > 1:
+            raise ValueError(
+                "observation: orientation and angular velocity of the base come from odom and from imu; expected one "
+                "source for all of them"
+            )
         if sum(isinstance(term, Goal) for term in self.observation) > 1:
             raise ValueError("observation: 'goal' is listed more than once; expected one goal term")
         entries = [entry.name for entry in self.observation_entries()]

@@ -295,6 +295,16 @@ def test_base_is_observed_in_its_own_frame_as_mujoco_measures_it(legged):
     ]
 
 
+def test_orientation_and_turning_come_from_one_source(tmp_path):
+    data = yaml.safe_load(named_file("tasks", "ant", "task").read_text(encoding="utf-8"))
+    orientation = next(t for t in data["observation"] if t["term"] == "base_orientation")
+    orientation["source"] = "imu"
+    path = tmp_path / "ant.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    with pytest.raises(TaskError, match="come from odom and from imu; expected one source"):
+        load_task(path)
+
+
 def test_base_in_its_own_frame_turns_over_in_the_mirror(legged):
     """The mirror image of the observation is the observation of the mirror image."""
     mirror, builder = legged.robot.mirror, ObservationBuilder(legged)

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 
 from maac_ros.nodes.common import RELIABLE
 from maac_ros.nodes.messages import (
+    imu_message,
     joint_state_message,
     ns_to_stamp,
     odometry_message,
@@ -229,7 +230,7 @@ class StandInRobot:
     ) -> None:
         self._node, self._base, self._state = node, task.robot.base, state
         self._joints = tuple(task.robot.joints)
-        kinds = {"joint_states": JointState, "odom": Odometry}
+        kinds = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
         self._publishers = {
             source: node.create_publisher(kinds[source], source, RELIABLE)
             for source in sorted(task.sources())
@@ -261,7 +262,10 @@ class StandInRobot:
                 message = joint_state_message(state.joints, self._joints, stamp_ns)
             else:
                 assert self._base is not None
-                message = odometry_message(state, self._base.frame, stamp_ns)
+                if source == "imu":
+                    message = imu_message(state, self._base.imu_frame, stamp_ns)
+                else:
+                    message = odometry_message(state, self._base.frame, stamp_ns)
             change = self._changes.get(source)
             for arriving in change(message) if change else [message]:
                 publisher.publish(arriving)

@@ -12,7 +12,7 @@ from enum import Enum
 import numpy as np
 
 from maac_ros.errors import ObservationError
-from maac_ros.nodes.messages import BaseReading
+from maac_ros.nodes.messages import InertialReading, Reading
 from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
 from maac_ros.observation_terms import Source
 from maac_ros.task import Task
@@ -33,7 +33,7 @@ class Wake(Enum):
 class _Arrival:
     stamp_ns: int
     received_s: float
-    reading: JointReading | BaseReading | ObservationError
+    reading: Reading | ObservationError
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,7 @@ class Inbox:
         self.overtaken: Counter[Source] = Counter()
         """Messages dropped because a newer one of the same source had come before."""
 
-    def put(
-        self, source: Source, stamp_ns: int, reading: JointReading | BaseReading | ObservationError
-    ) -> None:
+    def put(self, source: Source, stamp_ns: int, reading: Reading | ObservationError) -> None:
         """Take in what ``source`` said, or why it cannot be used.
 
         On hardware a message that was overtaken by a newer one is dropped, and one from much earlier than the last
@@ -190,11 +188,14 @@ class Inbox:
         received = max(arrival.received_s for arrival in arrivals.values())
         state = RobotState.unknown(self._joints)
         state.goal = goal
-        for arrival in arrivals.values():
+        # What an IMU tells counts for more than what odometry tells of the same.
+        for _, arrival in sorted(arrivals.items(), key=lambda each: each[0] == "imu"):
             if isinstance(arrival.reading, ObservationError):
                 return Sample(arrival.reading, stamp, received, oldest)
             if isinstance(arrival.reading, JointReading):
                 state.joint_position, state.joint_velocity = arrival.reading
+            elif isinstance(arrival.reading, InertialReading):
+                state.base_orientation, state.base_angular_velocity = arrival.reading
             else:
                 (
                     state.base_position,

@@ -15,7 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
@@ -94,6 +94,13 @@ def _subscribe(node: Node, binding: Binding, source: str, topic: str) -> _Heard:
             lambda m: receive(m, lambda each: messages.read_joint_state(each, needs)),
             BEST_EFFORT,
         )
+    elif source == "imu":
+        node.create_subscription(
+            Imu,
+            topic,
+            lambda m: receive(m, lambda each: messages.read_imu(each, binding.imu_frame)),
+            BEST_EFFORT,
+        )
     else:
         node.create_subscription(
             Odometry,
@@ -105,7 +112,7 @@ def _subscribe(node: Node, binding: Binding, source: str, topic: str) -> _Heard:
 
 
 def _source(node: Node, binding: Binding, source: str, topic: str, heard: _Heard) -> list[Finding]:
-    kind = JointState if source == "joint_states" else Odometry
+    kind = {"joint_states": JointState, "imu": Imu, "odom": Odometry}[source]
     found = [_type(node, f"live {topic}: type", topic, (kind,), node.get_publishers_info_by_topic)]
     for publisher in node.get_publishers_info_by_topic(topic):
         match, reason = qos_check_compatible(_reported(publisher), BEST_EFFORT)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Twist, TwistStamped
+from geometry_msgs.msg import Quaternion, Twist, TwistStamped
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -80,6 +80,17 @@ class BaseReading(NamedTuple):
     orientation: Vector
     linear_velocity: Vector
     angular_velocity: Vector
+
+
+class InertialReading(NamedTuple):
+    """What an IMU tells of the floating base, with the units and frames of :class:`RobotState`."""
+
+    orientation: Vector
+    angular_velocity: Vector
+
+
+Reading = JointReading | BaseReading | InertialReading
+"""What a source of the robot's state said."""
 
 
 def read_joint_state(message: JointState, needs: JointNeeds) -> JointReading:
@@ -152,14 +163,7 @@ def read_odometry(message: Odometry, frame: str) -> BaseReading:
             f"odom: child_frame_id: got '{message.child_frame_id}'; expected '{frame}'"
         )
     pose, twist = message.pose.pose, message.twist.twist
-    q = pose.orientation
-    orientation = np.array([q.w, q.x, q.y, q.z])  # ROS says xyzw, MuJoCo wxyz
-    # A simulator may perturb a quaternion's length a little; one that was never set has length 0.
-    norm = float(np.linalg.norm(orientation))
-    if not 0.5 < norm < 1.5:
-        raise ObservationError(
-            f"odom: pose.pose.orientation has length {norm:.3g}; expected a unit quaternion"
-        )
+    orientation = _unit_quaternion(pose.orientation, "odom: pose.pose.orientation")
     linear = np.array([twist.linear.x, twist.linear.y, twist.linear.z])
     return BaseReading(
         np.array([pose.position.x, pose.position.y, pose.position.z]),
@@ -167,6 +171,49 @@ def read_odometry(message: Odometry, frame: str) -> BaseReading:
         body_to_world(orientation) @ linear,
         np.array([twist.angular.x, twist.angular.y, twist.angular.z]),
     )
+
+
+def read_imu(message: Imu, frame: str) -> InertialReading:
+    """Orientation and angular velocity of the base, whose axes are those of the IMU.
+
+    Raises:
+        ObservationError: when the frame is another one, or the orientation is not given, or is no rotation.
+    """
+    if message.header.frame_id != frame:
+        raise ObservationError(
+            f"imu: header.frame_id: got '{message.header.frame_id}'; expected '{frame}'"
+        )
+    for field in ("orientation", "angular_velocity"):
+        # The message's own way to say that there is no estimate.
+        if getattr(message, f"{field}_covariance")[0] == -1.0:
+            raise ObservationError(f"imu: {field}_covariance[0] is -1: the {field} is not given")
+    turning = message.angular_velocity
+    return InertialReading(
+        _unit_quaternion(message.orientation, "imu: orientation"),
+        np.array([turning.x, turning.y, turning.z]),
+    )
+
+
+def _unit_quaternion(q: Quaternion, what: str) -> Vector:
+    """``q`` as w, x, y, z, which ROS lists as x, y, z, w."""
+    orientation = np.array([q.w, q.x, q.y, q.z])
+    # A simulator may perturb a quaternion's length a little; one that was never set has length 0.
+    norm = float(np.linalg.norm(orientation))
+    if not 0.5 < norm < 1.5:
+        raise ObservationError(f"{what} has length {norm:.3g}; expected a unit quaternion")
+    return orientation
+
+
+def imu_message(state: RobotState, frame: str, stamp_ns: int) -> Imu:
+    """Orientation and angular velocity of the base; the acceleration is not given."""
+    message = Imu()
+    message.header.stamp = ns_to_stamp(stamp_ns)
+    message.header.frame_id = frame
+    q, turning = message.orientation, message.angular_velocity
+    q.w, q.x, q.y, q.z = state.base_orientation.tolist()
+    turning.x, turning.y, turning.z = state.base_angular_velocity.tolist()
+    message.linear_acceleration_covariance[0] = -1.0
+    return message
 
 
 def odometry_message(state: RobotState, frame: str, stamp_ns: int) -> Odometry:

@@ -31,7 +31,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger as TriggerService
 from trajectory_msgs.msg import JointTrajectory
@@ -65,7 +65,6 @@ from maac_ros.nodes.policy_parameters import (
 )
 from maac_ros.nodes.reader import Reader
 from maac_ros.nodes.telemetry import TickRecord
-from maac_ros.observation import JointReading
 from maac_ros.observation_terms import Goal, Source
 from maac_ros.recording import FlightRecorder
 from maac_ros.task import load_task
@@ -245,10 +244,12 @@ class PolicyNode(LifecycleNode):
         binding = self._binding
         needs = messages.JointNeeds.of(binding)
 
-        def read(message: Any) -> JointReading | messages.BaseReading | ObservationError:
+        def read(message: Any) -> messages.Reading | ObservationError:
             try:
                 if source == "joint_states":
                     return binding.from_robot(messages.read_joint_state(message, needs))
+                if source == "imu":
+                    return messages.read_imu(message, binding.imu_frame)
                 return messages.read_odometry(message, binding.base_frame)
             except ObservationError as reason:
                 return reason
@@ -256,8 +257,8 @@ class PolicyNode(LifecycleNode):
         def receive(message: Any) -> None:
             inbox.put(source, messages.stamp_to_ns(message.header.stamp), read(message))
 
-        kind = JointState if source == "joint_states" else Odometry
-        return kind, getattr(binding.topics, source), receive
+        kinds = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
+        return kinds[source], getattr(binding.topics, source), receive
 
     def _goal_taker(
         self, goal: Goal, inbox: Inbox, stamped: bool

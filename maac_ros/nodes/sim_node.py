@@ -1,7 +1,7 @@
 """``sim_node``: a task's simulation in the robot's place, with the robot's topics.
 
-Out: ``/clock``, ``joint_states``, ``odom`` where the task has a floating base, and for each finished episode
-``~/episode_return`` (std_msgs/Float64) and ``~/episode`` (std_msgs/String, a JSON object with ``episode``,
+Out: ``/clock``, ``joint_states``, ``odom`` and ``imu`` where the task has a floating base, and for each finished
+episode ``~/episode_return`` (std_msgs/Float64) and ``~/episode`` (std_msgs/String, a JSON object with ``episode``,
 ``steps``, ``return`` and ``terminated``), both latched. In: ``policy_controller/commands``. Services: ``~/reset``,
 ``~/pause``, ``~/step`` (while paused).
 
@@ -45,7 +45,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64, Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -213,6 +213,7 @@ class SimNode(Node):
         self._joint_states = self.create_publisher(JointState, topics.joint_states, RELIABLE)
         if self._task.robot.base is not None:
             self._odom = self.create_publisher(Odometry, topics.odom, RELIABLE)
+            self._imu = self.create_publisher(Imu, topics.imu, RELIABLE)
         if self._goal is not None:
             kind = JointState if self._goal.source == "goal" else TwistStamped
             topic = getattr(topics, self._goal.source)
@@ -359,6 +360,7 @@ class SimNode(Node):
         if self._task.robot.base is not None:
             frame = self._binding.base_frame
             self._odom.publish(messages.odometry_message(robot.state, frame, stamp_ns))
+            self._imu.publish(messages.imu_message(robot.state, self._binding.imu_frame, stamp_ns))
 
     def _repeat_state(self) -> None:
         with self._lock:

@@ -215,3 +215,20 @@ def test_velocity_command_that_is_not_finite_is_refused():
     twist = messages.goal_message(np.array([0.25, np.inf]), WALK, 1).twist
     with pytest.raises(ObservationError, match="cmd_vel: linear_x = inf"):
         messages.read_twist(twist, WALK)
+
+
+def test_imu_survives_its_message_and_names_what_it_does_not_give():
+    state = base_state(orientation=(0.5, -0.5, 0.5, 0.5))
+    message = messages.imu_message(state, "imu_link", 9)
+    reading = messages.read_imu(message, "imu_link")
+    np.testing.assert_array_equal(reading.orientation, state.base_orientation)
+    np.testing.assert_array_equal(reading.angular_velocity, state.base_angular_velocity)
+    assert message.linear_acceleration_covariance[0] == -1.0
+    with pytest.raises(ObservationError, match="frame_id: got 'imu_link'; expected 'trunk'"):
+        messages.read_imu(message, "trunk")
+    message.orientation_covariance[0] = -1.0
+    with pytest.raises(ObservationError, match="orientation is not given"):
+        messages.read_imu(message, "imu_link")
+    message = messages.imu_message(base_state(orientation=(0.0, 0.0, 0.0, 0.0)), "imu_link", 9)
+    with pytest.raises(ObservationError, match="imu: orientation has length 0"):
+        messages.read_imu(message, "imu_link")

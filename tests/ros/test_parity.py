@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import servo_robot
+import yaml
 from nav_msgs.msg import Odometry
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64
 
 from maac_learning.export import export_untrained_bundle
@@ -75,6 +76,7 @@ def play_through_nodes(bench, bundle, path, task):
     """The same over DDS, in lockstep; observations are read back from the topics."""
     states = bench.listen(JointState, "joint_states", ALL)
     odometry = bench.listen(Odometry, "odom", ALL)
+    inertial = bench.listen(Imu, "imu", ALL)
     returns = bench.listen(Float64, "/sim_node/episode_return", ALL)
     commands = bench.commands()
     node = bench.policy(
@@ -101,12 +103,16 @@ def play_through_nodes(bench, bundle, path, task):
         stamp_to_ns(m.header.stamp): messages.read_odometry(m, task.robot.base.frame)
         for m in odometry
     }
+    turning = {
+        stamp_to_ns(m.header.stamp): messages.read_imu(m, task.robot.base.imu_frame)
+        for m in inertial
+    }
     observations = []
     for stamp in stamps:
         inbox = Inbox(task, wake_on_match=True)
-        inbox.put("joint_states", stamp, joints[stamp])
-        if bases:
-            inbox.put("odom", stamp, bases[stamp])
+        readings = {"joint_states": joints, "odom": bases, "imu": turning}
+        for source in inbox.sources:
+            inbox.put(source, stamp, readings[source][stamp])
         observations.append(inbox.newest().observation)
     return Play(
         np.array(observations),
@@ -157,10 +163,18 @@ def test_goals_that_the_simulator_draws_reach_the_policy_with_their_states(
     assert len(goals) == EPISODES
 
 
-def test_floating_base_agrees_along_the_same_trajectory(bench, short_task, untrained_bundle):
+@pytest.mark.parametrize("source", ["odom", "imu"])
+def test_floating_base_agrees_along_the_same_trajectory(bench, short_task, source):
     """The base passes through odometry's frames, so that the last bits of its velocity may differ."""
-    bundle, path = untrained_bundle("ant"), short_task("ant", STEPS)
+    path = short_task("ant", STEPS)
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for term in data["observation"]:
+        if term["term"] in {"base_orientation", "base_angular_velocity"}:
+            term["source"] = source
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     task = load_task(path)
+    assert task.sources() == {"joint_states", "odom", source}
+    bundle = export_untrained_bundle(task, path.parent / "bundle")
     got = play_through_nodes(bench, bundle, path, task)
     assert len(got.actions) > 50
     expected = replay_in_process(got.actions, task)

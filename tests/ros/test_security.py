@@ -30,7 +30,7 @@ def allowed(node):
 @pytest.mark.parametrize("node", ["policy_node", "sim_node", "trainer_node"])
 def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bundle, tmp_path, node):
     """Ant is the task with every source of the robot's state; a goal comes on one topic or another, or on none."""
-    spare = {f"/{node}/{NEWER_THAN_HUMBLE}", "/cmd_vel", "/goal"}
+    spare = {f"/{node}/{NEWER_THAN_HUMBLE}", "/cmd_vel", "/goal", "/imu"}
     if node == "policy_node":
         made = bench.policy(bundle=str(untrained_bundle("ant").path), use_sim_time=True)
         assert made.autostart()
