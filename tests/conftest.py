@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
 import pytest
+import yaml
 
 from maac_ros.bundle import Bundle
+from maac_ros.resources import named_file
 from maac_ros.task import load_task
 
 
@@ -24,5 +26,20 @@ def untrained_bundle(tmp_path_factory):
             folder = tmp_path_factory.mktemp("untrained") / name
             made[name] = export_untrained_bundle(load_task(name), folder)
         return made[name]
+
+    return make
+
+
+@pytest.fixture
+def robot_file(tmp_path):
+    """``robot_file(change)``: path of the reaching arm's binding with ``change`` made to it."""
+
+    def make(change=lambda robot: None):
+        shipped = named_file("robots", "reaching_arm", "robot")
+        data = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+        change(data)
+        path = tmp_path / "robot.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        return path
 
     return make

@@ -3,34 +3,16 @@
 import numpy as np
 import pytest
 import servo_robot
-import yaml
 
 from maac_ros.binding import Binding, load_robot
 from maac_ros.errors import ConfigError
 from maac_ros.observation import JointReading
-from maac_ros.resources import named_file
 from maac_ros.task import load_task
 
-ARM = yaml.safe_load(named_file("robots", "reaching_arm", "robot").read_text(encoding="utf-8"))
-
 
 @pytest.fixture
-def make_robot(tmp_path):
-    """``make_robot(change)``: the reaching arm's binding with ``change`` made to it."""
-
-    def make(change=lambda robot: None):
-        data = yaml.safe_load(yaml.safe_dump(ARM, sort_keys=False))
-        change(data)
-        path = tmp_path / "robot.yaml"
-        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        return load_robot(path)
-
-    return make
-
-
-@pytest.fixture
-def arm(make_robot):
-    return Binding(load_task("reaching_arm"), make_robot())
+def arm(robot_file):
+    return Binding(load_task("reaching_arm"), load_robot(robot_file()))
 
 
 def test_joints_are_read_under_their_own_names_and_signs(arm):
@@ -52,7 +34,7 @@ def test_efforts_are_newton_metres_in_the_controllers_order(arm):
     np.testing.assert_array_equal(arm.physical(np.array([[0.5, 0.25]])), [[6.0, -1.0]])
 
 
-def test_position_targets_turn_and_shift_with_their_joint(make_robot, tmp_path):
+def test_position_targets_turn_and_shift_with_their_joint(robot_file, tmp_path):
     def change(robot):
         robot["joints"] = {
             "slide": {"sign": -1, "offset": 0.5},
@@ -60,7 +42,7 @@ def test_position_targets_turn_and_shift_with_their_joint(make_robot, tmp_path):
         }
         robot["controller"] = {}
 
-    binding = Binding(servo_robot.load(tmp_path), make_robot(change))
+    binding = Binding(servo_robot.load(tmp_path), load_robot(robot_file(change)))
     assert binding.command_names == ("tyre", "shoulder", "slide")
     told = binding.command_to_robot(np.array([2.0, 0.7, 0.05]))
     np.testing.assert_allclose(told, [-2.0, 0.7, 0.45])
@@ -101,9 +83,9 @@ def rename_shoulder(robot):
         (lambda r: r.update(rates_hz={"joint_states": 0}), "rates_hz.joint_states: got 0; expected more than 0"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_refused_by_field(make_robot, change, said):
+def test_what_does_not_go_together_is_refused_by_field(robot_file, change, said):
     with pytest.raises(ConfigError, match=said):
-        Binding(load_task("reaching_arm"), make_robot(change))
+        Binding(load_task("reaching_arm"), load_robot(robot_file(change)))
 
 
 def test_unknown_robot_is_refused_with_the_shipped_ones():

@@ -2,28 +2,10 @@
 
 import pytest
 import servo_robot
-import yaml
 
 from maac_ros.binding import load_robot
 from maac_ros.check import check, compare, table
-from maac_ros.resources import named_file
 from maac_ros.task import load_task
-
-ARM = yaml.safe_load(named_file("robots", "reaching_arm", "robot").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def make_robot(tmp_path):
-    """``make_robot(change)``: path of the reaching arm's binding with ``change`` made to it."""
-
-    def make(change=lambda robot: None):
-        data = yaml.safe_load(yaml.safe_dump(ARM, sort_keys=False))
-        change(data)
-        path = tmp_path / "robot.yaml"
-        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        return path
-
-    return make
 
 
 def verdicts(task, robot, bundle=None):
@@ -40,14 +22,14 @@ def test_what_goes_together_is_ok(capsys):
     assert lines[-1] == "everything that could be told goes together"
 
 
-def test_all_that_is_wrong_is_told_at_once(capsys, make_robot):
+def test_all_that_is_wrong_is_told_at_once(capsys, robot_file):
     def change(robot):
         robot["joints"]["wrist"] = {}
         robot["joints"]["elbow"]["limits"]["effort"] = 3
         robot["controller"]["joints"] = ["elbow_joint"]
         robot["rates_hz"]["joint_states"] = 5
 
-    arguments = ["--task", "reaching_arm", "--robot", str(make_robot(change)), "--bundle", "hopper"]
+    arguments = ["--task", "reaching_arm", "--robot", str(robot_file(change)), "--bundle", "hopper"]
     assert check(arguments) == 1
     told = capsys.readouterr().out
     assert "5 mismatches" in told
@@ -61,7 +43,7 @@ def test_all_that_is_wrong_is_told_at_once(capsys, make_robot):
         assert said in told
 
 
-def test_limits_are_compared_in_the_robots_signs_and_units(tmp_path, make_robot):
+def test_limits_are_compared_in_the_robots_signs_and_units(tmp_path, robot_file):
     task = servo_robot.load(tmp_path)
 
     def change(robot):
@@ -72,7 +54,7 @@ def test_limits_are_compared_in_the_robots_signs_and_units(tmp_path, make_robot)
         }
         robot["controller"] = {}
 
-    found = verdicts(task, make_robot(change))
+    found = verdicts(task, robot_file(change))
     assert found["joint shoulder: position"] == (
         "ok",
         "[-1, 1.5] rad may be commanded; the robot's limits are [-1, 2] rad",
@@ -84,15 +66,15 @@ def test_limits_are_compared_in_the_robots_signs_and_units(tmp_path, make_robot)
     assert found["joint wheel: velocity"][0] == "ok"
 
 
-def test_what_is_not_given_is_noted(make_robot):
+def test_what_is_not_given_is_noted(robot_file):
     def change(robot):
         del robot["rates_hz"], robot["joints"]["elbow"]["limits"]
 
-    found = verdicts(load_task("reaching_arm"), make_robot(change))
+    found = verdicts(load_task("reaching_arm"), robot_file(change))
     assert found["rate of joint_states"] == ("note", "not given; the policy acts at 50 Hz")
     assert found["joint elbow: effort"][0] == "note"
     slow = verdicts(
-        load_task("reaching_arm"), make_robot(lambda r: r["rates_hz"].update(joint_states=25))
+        load_task("reaching_arm"), robot_file(lambda r: r["rates_hz"].update(joint_states=25))
     )
     assert slow["rate of joint_states"][0] == "note"
     assert "some ticks on an old message" in slow["rate of joint_states"][1]
@@ -104,6 +86,6 @@ def test_nothing_to_compare_with_is_refused(capsys):
     assert "give --robot, --bundle or --live" in capsys.readouterr().err
 
 
-def test_lines_of_a_longer_reason_stand_below_each_other(tmp_path, make_robot):
-    lines = table(compare(load_task("hopper"), load_robot(make_robot()), None)).splitlines()
+def test_lines_of_a_longer_reason_stand_below_each_other(tmp_path, robot_file):
+    lines = table(compare(load_task("hopper"), load_robot(robot_file()), None)).splitlines()
     assert all(line[:9].strip() in {"ok", "note", "MISMATCH", ""} for line in lines)

@@ -25,6 +25,8 @@ from maac_ros.errors import MaacError
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, profile
 
+_KINDS: dict[str, type] = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
+
 
 @dataclass
 class _Heard:
@@ -87,33 +89,21 @@ def _subscribe(node: Node, binding: Binding, source: str, topic: str) -> _Heard:
         except MaacError as reason:
             heard.problem = str(reason)
 
-    if source == "joint_states":
-        node.create_subscription(
-            JointState,
-            topic,
-            lambda m: receive(m, lambda each: messages.read_joint_state(each, needs)),
-            BEST_EFFORT,
-        )
-    elif source == "imu":
-        node.create_subscription(
-            Imu,
-            topic,
-            lambda m: receive(m, lambda each: messages.read_imu(each, binding.imu_frame)),
-            BEST_EFFORT,
-        )
-    else:
-        node.create_subscription(
-            Odometry,
-            topic,
-            lambda m: receive(m, lambda each: messages.read_odometry(each, binding.base_frame)),
-            BEST_EFFORT,
-        )
+    read = {
+        "joint_states": lambda message: messages.read_joint_state(message, needs),
+        "imu": lambda message: messages.read_imu(message, binding.imu_frame),
+        "odom": lambda message: messages.read_odometry(message, binding.base_frame),
+    }[source]
+    node.create_subscription(_KINDS[source], topic, lambda m: receive(m, read), BEST_EFFORT)
     return heard
 
 
 def _source(node: Node, binding: Binding, source: str, topic: str, heard: _Heard) -> list[Finding]:
-    kind = {"joint_states": JointState, "imu": Imu, "odom": Odometry}[source]
-    found = [_type(node, f"live {topic}: type", topic, (kind,), node.get_publishers_info_by_topic)]
+    found = [
+        _type(
+            node, f"live {topic}: type", topic, (_KINDS[source],), node.get_publishers_info_by_topic
+        )
+    ]
     for publisher in node.get_publishers_info_by_topic(topic):
         match, reason = qos_check_compatible(_reported(publisher), BEST_EFFORT)
         if match == QoSCompatibility.ERROR:
