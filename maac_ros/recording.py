@@ -7,6 +7,7 @@ there to be looked at. ``~/recording``, ``~/settings`` and ``~/tick`` (std_msgs/
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -222,7 +223,8 @@ class FlightRecorder:
         if not isinstance(tick.observation, str):
             topic = f"{self._node}/observation"
             self._write_floats(topic, tick.observation, entry.time_ns, tick.number)
-        self._write_floats(self._commands_topic, tick.values, entry.time_ns, tick.number)
+        if all(map(math.isfinite, tick.values)):  # as it was sent
+            self._write_floats(self._commands_topic, tick.values, entry.time_ns, tick.number)
         self._write_line("tick", tick, entry.time_ns, tick.number)
 
     def _write_line(self, name: str, line: Line, time_ns: int, number: int) -> None:

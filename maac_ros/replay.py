@@ -178,7 +178,10 @@ class Replayer:
         outcome = self.outcome
         outcome.ticks[tick.mode] += 1
         recorded = np.array(tick.values)
-        error = np.abs(command.values - recorded)
+        # There may be no safe command yet: not a number is then repeated by not a number.
+        neither = np.isnan(command.values) & np.isnan(recorded)
+        error = np.nan_to_num(np.abs(command.values - recorded), nan=np.inf)
+        error[neither] = 0.0
         worst = int(error.argmax())
         outcome.largest = max(outcome.largest, float(error[worst]))
         if error[worst] <= self._tolerance and command.mode is tick.mode:

@@ -69,7 +69,15 @@ from maac_ros.observation_terms import Goal, Source
 from maac_ros.recording import FlightRecorder
 from maac_ros.task import load_task
 
-READ_AT_CONFIGURE = ("task", "trigger", "seed", "reliable_sensors", "record")
+READ_AT_CONFIGURE = (
+    "task",
+    "robot",
+    "trigger",
+    "seed",
+    "reliable_sensors",
+    "stamped_cmd_vel",
+    "record",
+)
 
 
 class PolicyNode(LifecycleNode):

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import servo_robot
 from loop_rig import SECOND, Rig
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
@@ -15,6 +16,7 @@ from maac_learning.export import export_untrained_bundle
 from maac_ros.bundle import load_bundle
 from maac_ros.controller import Controller, Mode
 from maac_ros.errors import RecordingError
+from maac_ros.modes import Rules
 from maac_ros.observation import JointReading
 from maac_ros.recording import FlightRecorder, Heading, RecordedTick, Settings, read_recording
 from maac_ros.replay import Replayer
@@ -91,6 +93,41 @@ def test_replay_repeats_every_command_whatever_befell(bundle, recorder, seed):
         bundle.task.planner.iterations
     }
     assert outcome.other_files == set()
+
+
+def test_robot_that_is_told_positions_is_repeated_from_before_its_joints_are_known(
+    recorder, tmp_path
+):
+    made = export_untrained_bundle(servo_robot.load(tmp_path), tmp_path / "bundle")
+    rig = Rig(made, "timer", recorder=recorder, action_rate_limit=2.0, rules=Rules(1, np.inf))
+    random = np.random.default_rng(0)
+    rig.loop.start()
+    rig.until(lambda: len(rig.ticks) > 3)
+    for tick in range(40):
+        rig.now_ns += 20_000_000
+        position = random.normal(0.02, 0.01, 3)
+        if tick % 5 == 4:
+            position[0] = np.nan
+        done = len(rig.ticks)
+        rig.put(rig.now_ns, JointReading(position, np.zeros(3)))
+        rig.until(lambda done=done: len(rig.ticks) > done + 1)
+    rig.loop.stop()
+    recorder.close()
+    lines = list(read_recording(recorder.folder))
+    ticks = [line for line in lines if isinstance(line, RecordedTick)]
+    assert np.isnan(ticks[0].values[1:]).all()
+    assert {tick.mode for tick in ticks} == {Mode.SAFE, Mode.POLICY}
+    outcome = Replayer(lambda heading: load_bundle(heading.bundle)).run(lines)
+    assert outcome.identical, outcome.first
+    changed = [
+        line.model_copy(update={"values": (9.0, *line.values[1:])})
+        if isinstance(line, RecordedTick)
+        else line
+        for line in lines
+    ]
+    assert Replayer(lambda heading: load_bundle(heading.bundle)).run(changed).differing == len(
+        ticks
+    )
 
 
 def test_safe_command_that_follows_the_joints_is_repeated_too(bundle, recorder, tmp_path):
