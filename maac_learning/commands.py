@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -22,7 +23,7 @@ from maac_learning.video import Video, check_video
 from maac_ros.bundle import load_bundle
 from maac_ros.conditions import Conditions
 from maac_ros.errors import ConfigError
-from maac_ros.evaluation import Episode
+from maac_ros.evaluation import Episode, play_on
 from maac_ros.evaluation import evaluate as evaluate_bundle
 from maac_ros.inference import CPU_PROVIDERS
 from maac_ros.provenance import provenance
@@ -136,6 +137,8 @@ class EvaluateArguments:
     """Evaluate policy and MPC, not the policy alone."""
     robot: Conditions = field(default_factory=Conditions)
     """Another robot than the task's own, acting late, or seen badly."""
+    through_ros: bool = False
+    """Also let the policy play through the real nodes, in lockstep, and the same episodes without them."""
     providers: tuple[str, ...] = field(default=CPU_PROVIDERS)
     """ONNX Runtime execution providers, best first."""
     json: Path | None = None
@@ -156,7 +159,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     if chosen.video is not None:
         check_video(chosen.video)
     bundle = load_bundle(chosen.bundle, chosen.providers)
-    results = {}
+    results: dict[str, Any] = {}
     own = Conditions().model_dump()
     changes = {k: v for k, v in chosen.robot.model_dump().items() if v != own[k]}
 
@@ -200,6 +203,8 @@ def evaluate(arguments: Sequence[str]) -> int:
             "planning": asdict(planning) if planning.count else None,
             "episodes": [asdict(e) for e in episodes],
         }
+    if chosen.through_ros:
+        results["through_ros"] = _through_ros(chosen, changes)
     for path in films:
         print(f"video: {path}")
     if chosen.json is not None:
@@ -212,6 +217,29 @@ def evaluate(arguments: Sequence[str]) -> int:
         }
         chosen.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _through_ros(chosen: EvaluateArguments, changes: dict[str, Any]) -> dict[str, list[Any]]:
+    """Returns of the same episodes through the nodes and in this process."""
+    try:
+        from maac_ros.nodes.trial import play_in_lockstep
+    except ImportError as reason:
+        raise ConfigError(f"--through-ros: ROS 2 is not installed ({reason.name})") from reason
+    bundle = load_bundle(chosen.bundle, chosen.providers)
+    with TemporaryDirectory(prefix="maac_evaluate_") as folder:
+        log = Path(folder) / "nodes.log"
+        nodes = play_in_lockstep(chosen.bundle, chosen.seed, chosen.episodes, chosen.robot, log)
+    simulation = Simulation(bundle.task)
+    simulation.alter(**changes)
+    alone = {
+        number: play_on(bundle, simulation, chosen.seed if number == 1 else None)
+        for number in range(1, max(nodes) + 1)
+    }
+    simulation.close()
+    without = [alone[number] for number in nodes]
+    for name, returns in (("nodes", [*nodes.values()]), ("without", without)):
+        print(f"{name:<8}{np.mean(returns):>10.1f}{np.std(returns):>9.1f}")
+    return {"episode": [*nodes], "nodes": [*nodes.values()], "without": without}
 
 
 @dataclass(frozen=True)

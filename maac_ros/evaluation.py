@@ -8,6 +8,7 @@ from typing import Any
 
 from maac_ros.bundle import Bundle
 from maac_ros.controller import Controller, ControllerSettings
+from maac_ros.observation import ObservationBuilder
 from maac_ros.simulation import Simulation, TaskEnv
 from maac_ros.task import PlannerSettings
 
@@ -48,6 +49,20 @@ def run_episode(
     if film is not None:
         film(env.render())
     return Episode(seed, total, steps, terminated)
+
+
+def play_on(bundle: Bundle, simulation: Simulation, seed: int | None) -> float:
+    """Return of the policy in one episode of ``simulation``; without a seed it goes on in its random streams."""
+    builder, total = ObservationBuilder(bundle.task), 0.0
+    settings = ControllerSettings(planner=bundle.task.planner, mpc_budget_s=float("inf"))
+    controller = Controller(bundle, settings)
+    state = simulation.reset(seed)
+    while True:
+        command = controller.tick(builder.build(state), age_s=0.0, joints=state.joints)
+        result = simulation.step(command.values)
+        state, total = result.state, total + result.reward
+        if result.done:
+            return total
 
 
 def evaluate(

@@ -229,6 +229,10 @@ SIM_DEPLOY = Graph(
         ),
         Argument("mass_factor", 1.0, "masses of the simulated robot, relative to the task's"),
         Argument("friction_factor", 1.0, "friction of all surfaces, relative to the task's"),
+        Argument("gain_factor", 1.0, "force of all actuators, relative to the task's"),
+        Argument("delay_steps", 0, "control periods by which commands act late"),
+        Argument("joint_position_noise", 0.0, "noise on joint positions, rad or m"),
+        Argument("joint_velocity_noise", 0.0, "noise on joint velocities, rad/s or m/s"),
         Argument(
             "trigger",
             "observation",
@@ -246,7 +250,8 @@ SIM_DEPLOY = Graph(
             "sim_node",
             parameters=_refs(
                 *("task", "seed", "mode", "realtime_factor", "episodes"),
-                *("mass_factor", "friction_factor", "robot", "goals"),
+                *("mass_factor", "friction_factor", "gain_factor", "delay_steps"),
+                *("joint_position_noise", "joint_velocity_noise", "robot", "goals"),
             ),
             ends_graph=True,
         ),

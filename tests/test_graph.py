@@ -45,6 +45,10 @@ def test_defaults_and_given_values():
         "episodes": 3,
         "mass_factor": 1.0,
         "friction_factor": 1.0,
+        "gain_factor": 1.0,
+        "delay_steps": 0,
+        "joint_position_noise": 0.0,
+        "joint_velocity_noise": 0.0,
         "robot": "",
         "goals": "drawn",
     }

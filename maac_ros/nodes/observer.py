@@ -106,6 +106,7 @@ class Observer:
     Attributes:
         rows: telemetry, a row a tick, see :mod:`maac_ros.nodes.telemetry`.
         returns: of the finished episodes.
+        episodes: the same by the simulator's number of the episode, as far as they were heard.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Observer:
     ) -> None:
         self._probe = Probe("observer")
         from rcl_interfaces.srv import SetParameters
-        from std_msgs.msg import Float64, Float64MultiArray
+        from std_msgs.msg import Float64, Float64MultiArray, String
 
         from maac_ros.nodes.common import LATCHED, profile
 
@@ -126,11 +127,13 @@ class Observer:
         self._log = log
         self.rows: list[list[float]] = []
         self.returns: list[float] = []
+        self.episodes: dict[int, float] = {}
         self._nodes: subprocess.Popen[bytes] | None = None
         self._node = self._probe.node
         self._node.create_subscription(
             Float64, "/sim_node/episode_return", lambda m: self.returns.append(m.data), LATCHED
         )
+        self._node.create_subscription(String, "/sim_node/episode", self._on_episode, LATCHED)
         self._node.create_subscription(
             Float64MultiArray,
             "/policy_node/telemetry",
@@ -154,6 +157,15 @@ class Observer:
                 self._nodes.kill()
         self._probe.close()
 
+    def _on_episode(self, message: Any) -> None:
+        fields = json.loads(message.data)
+        self.episodes[fields["episode"]] = fields["return"]
+
+    def launch(self) -> None:
+        """Start the nodes."""
+        with self._log.open("w", encoding="utf-8") as output:
+            self._nodes = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT)
+
     def begin(self) -> None:
         """Start the nodes, and an episode of which nothing is missed.
 
@@ -162,8 +174,7 @@ class Observer:
         """
         from std_srvs.srv import Trigger
 
-        with self._log.open("w", encoding="utf-8") as output:
-            self._nodes = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT)
+        self.launch()
         self.until(lambda: bool(self.rows), "tick of the policy node", START_SECONDS)
         # The first ticks went by before this process was connected to everything.
         reset = self._node.create_client(Trigger, "/sim_node/reset")

@@ -12,16 +12,21 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from maac_ros.bundle import load_bundle
-from maac_ros.errors import MaacError
+from maac_ros.conditions import Conditions
+from maac_ros.errors import ConfigError, MaacError
 from maac_ros.nodes.observer import START_SECONDS, Observer
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.provenance import provenance
 from maac_ros.timing import Recorder, Summary
+
+_LOCKSTEP_TICK_SECONDS = 0.2
+"""A tick in lockstep takes a few milliseconds; where none comes for so long on average, none will."""
 
 SWITCH_TICKS = 50
 """Ticks between two switches of ``use_mpc`` in the third episode."""
@@ -115,6 +120,51 @@ def run_trial(bundle: Path, seed: int, realtime_factor: float, log: Path) -> lis
         results.append(_play(observer, "MPC", patience))
         results.append(_play(observer, "switching", patience, switch=True))
     return results
+
+
+def play_in_lockstep(
+    bundle: Path | str, seed: int, episodes: int, conditions: Conditions, log: Path
+) -> dict[int, float]:
+    """Returns of the policy through the nodes, the simulator waiting for each command, by number of the episode.
+
+    The first episode, number 1, is that of a simulation which is reset with ``seed``, the next ones of the same reset
+    without a seed. The first ones may be over before this process is connected, and are not among them then.
+
+    Args:
+        bundle: folder of the bundle, or the name of a shipped one.
+        seed: of the simulator.
+        episodes: that are played.
+        conditions: of the robot; noise on joints only.
+        log: file for the output of the nodes.
+
+    Raises:
+        ConfigError: for noise that the simulator node does not make.
+        NodesError: when the nodes do not come up, or end early.
+    """
+    task = load_bundle(bundle).task
+    noise = conditions.noise.model_dump()
+    joints = {f"{name}_noise": noise.pop(name) for name in ("joint_position", "joint_velocity")}
+    if others := [name for name, std in noise.items() if std]:
+        raise ConfigError(
+            f"robot.noise.{others[0]}: the nodes have noise on joint_position and joint_velocity only"
+        )
+    arguments = {
+        "seed": seed,
+        "mode": "lockstep",
+        **{f"{name}_factor": getattr(conditions, name) for name in ("mass", "friction", "gain")},
+        "delay_steps": conditions.delay_steps,
+        **joints,
+    }
+    patience = START_SECONDS + _LOCKSTEP_TICK_SECONDS * task.simulation.episode_steps
+    with Observer(bundle, task, arguments, log) as observer:
+        observer.launch()
+        for count in range(1, episodes + 1):
+            observer.until(partial(_reached, observer.episodes, count), "episode", patience)
+        return dict(sorted(observer.episodes.items())[:episodes])
+
+
+def _reached(episodes: Mapping[int, float], count: int) -> bool:
+    return len(episodes) >= count
 
 
 def _play(observer: Observer, name: str, seconds: float, switch: bool = False) -> Result:
