@@ -91,6 +91,8 @@ setup(
     ],
     extras_require={
         "baselines": ["stable-baselines3"],
+        # For worlds from MuJoCo Menagerie.
+        "menagerie": ["mujoco-menagerie"],
         # For `maac report`. The arch that rliable asks for cannot be imported with pandas 3.
         "report": ["jinja2", "pandas<3", "rliable"],
         "test": ["hypothesis", "pytest", "pytest-timeout", "rosbags"],

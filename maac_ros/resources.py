@@ -7,6 +7,8 @@ from pathlib import Path
 
 from maac_ros.errors import BundleError, ConfigError
 
+_MENAGERIE = "menagerie:"
+
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -61,11 +63,16 @@ def named_file(folder: str, name: str, kind: str) -> Path:
 
 
 def world_file(name: str) -> Path:
-    """Resolve ``name`` to an MJCF file: a path as it stands, or the name of a file of ``sim/``.
+    """Resolve ``name`` to an MJCF file: a path as it stands, the name of a file of ``sim/``, or ``menagerie:<robot>``.
+
+    The last is a robot of MuJoCo Menagerie, with ``/<entry>`` one of its other XML files; its package downloads it on
+    first use.
 
     Raises:
         ConfigError: when there is no such file; the message lists the shipped names.
     """
+    if name.startswith(_MENAGERIE):
+        return _menagerie_file(name)
     path = Path(name).expanduser()
     shipped = share_directory() / "sim"
     if path.is_file():
@@ -76,6 +83,20 @@ def world_file(name: str) -> Path:
     raise ConfigError(
         f"world file '{name}' does not exist; expected a path to an MJCF file, or one of: {known}"
     )
+
+
+def _menagerie_file(name: str) -> Path:
+    robot, _, entry = name.removeprefix(_MENAGERIE).partition("/")
+    try:
+        import mujoco_menagerie
+    except ImportError as reason:
+        raise ConfigError(
+            f"world file '{name}' needs the package mujoco-menagerie: pip install mujoco-menagerie"
+        ) from reason
+    try:
+        return Path(mujoco_menagerie.get(robot).xml(entry or None))
+    except mujoco_menagerie.MenagerieError as reason:
+        raise ConfigError(f"world file '{name}': {reason}") from reason
 
 
 def bundle_folder(name: str) -> Path:

@@ -31,7 +31,8 @@ class Simulation(schema.Description):
     kwargs: dict[str, bool | int | float | str] = Field(default={})
     """Further arguments for ``gymnasium.make``."""
     mjcf: str | None = None
-    """An MJCF file: a path, relative to the task's file, or the name of a file of ``sim/``."""
+    """An MJCF file: a path, relative to the task's file; the name of a file of ``sim/``; or ``menagerie:<robot>``, with
+    ``/<entry>`` for another file than its scene, of MuJoCo Menagerie."""
     keyframe: str | None = None
     """Keyframe of the MJCF at which episodes begin; without one at its initial positions, at rest."""
     reset: tuple[ResetTerm, ...] = ()

@@ -1,5 +1,7 @@
 """Worlds from an MJCF file: rewards, terminations and initial states are the task's."""
 
+import sys
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -266,3 +268,43 @@ def test_shipped_worlds_stay_names_and_ones_own_become_paths(cart, tmp_path):
     assert load_task("two_joint_arm").simulation.mjcf == "two_joint_arm.xml"
     assert named_file("tasks", "two_joint_arm", "task").is_file()
     assert load_task(cart()).simulation.mjcf == str(tmp_path / "worlds" / "cart.xml")
+
+
+def test_a_robot_of_the_menagerie_is_a_world(cart, tmp_path, monkeypatch):
+    """Of a folder that holds one in place of the download."""
+    pytest.importorskip("mujoco_menagerie", reason="the package mujoco-menagerie is not installed")
+    folder = tmp_path / "menagerie" / "unitree_go1"
+    folder.mkdir(parents=True)
+    (folder / "scene.xml").write_text(MJCF)
+    (folder / "go1.xml").write_text(MJCF.replace('mass="2"', 'mass="3"'))
+    monkeypatch.setenv("MENAGERIE_ROOT", str(tmp_path / "menagerie"))
+    for name, mass in (("menagerie:unitree_go1", 2), ("menagerie:unitree_go1/go1", 3)):
+        path = cart(lambda task, name=name: task["simulation"].update(mjcf=name))
+        assert Simulation(load_task(path)).model.body_mass.sum() == mass
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("menagerie:unitree_go", "menagerie:unitree_go': Unknown robot"),
+        ("menagerie:unitree_go1/stage", "no entry point 'stage'"),
+        ("menagerie:unitree_go1", "not found under MENAGERIE_ROOT"),
+    ],
+)
+def test_what_the_menagerie_does_not_have_is_named(cart, tmp_path, monkeypatch, name, said):
+    pytest.importorskip("mujoco_menagerie", reason="the package mujoco-menagerie is not installed")
+    root = tmp_path / "menagerie"
+    root.mkdir()
+    if "stage" in name:
+        (root / "unitree_go1").mkdir()
+    monkeypatch.setenv("MENAGERIE_ROOT", str(root))
+    task = load_task(cart(lambda task: task["simulation"].update(mjcf=name)))
+    with pytest.raises(ConfigError, match=said):
+        Simulation(task)
+
+
+def test_the_menagerie_is_asked_for_where_it_is_not_installed(cart, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco_menagerie", None)
+    task = load_task(cart(lambda task: task["simulation"].update(mjcf="menagerie:unitree_go1")))
+    with pytest.raises(ConfigError, match="pip install mujoco-menagerie"):
+        Simulation(task)
