@@ -242,7 +242,7 @@ class Simulation:
             ConfigError: for a condition that there cannot be.
         """
         altered = {**self._altered, **changes}
-        wanted = {**self._conditions.model_dump(), **changes}
+        wanted = {**self._conditions.model_dump(), **altered}
         conditions = schema.parse(wanted, Conditions, "conditions", ConfigError)
         self._altered = {name: getattr(conditions, name) for name in altered}
         self._be(conditions.model_copy(update={"delay_steps": len(self._pending)}))

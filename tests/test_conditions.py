@@ -109,6 +109,16 @@ def test_what_is_altered_holds_in_later_episodes_and_the_rest_is_drawn(make):
         assert 0.5 <= simulation.conditions.friction <= 0.6
 
 
+def test_a_delay_waits_for_the_next_episode_whatever_else_is_altered(make):
+    simulation = make()
+    simulation.reset(0)
+    simulation.alter(delay_steps=3)
+    assert simulation.conditions.delay_steps == 0
+    simulation.alter(mass=2.0)
+    simulation.reset()
+    assert (simulation.conditions.delay_steps, simulation.conditions.mass) == (3, 2.0)
+
+
 def test_a_snapshot_goes_on_exactly_under_all_conditions(make):
     ranges = {
         "mass": [0.8, 1.2],
