@@ -258,7 +258,7 @@ SIM_DEPLOY = Graph(
         NodeSpec(
             "policy_node",
             parameters={
-                **_refs("task", "bundle", "robot", "use_mpc", "seed", "trigger"),
+                **_refs("task", "bundle", "robot", "use_mpc", "seed", "trigger", "goals"),
                 **_refs("max_observation_age_ms", "action_rate_limit"),
                 **_refs("recovery_ticks", "stop_after_ms", "record"),
                 "use_sim_time": True,

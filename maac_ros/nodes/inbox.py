@@ -65,12 +65,18 @@ class Inbox:
 
     Args:
         task: decides which sources there are.
-        wake_on_match: let :meth:`wait` return when all sources carry one and the same stamp, that of the goal included.
+        wake_on_match: let :meth:`wait` return when all sources carry one and the same stamp.
         simulated: whether the stamps are of simulated time, which begins anew with each simulator.
+        drawn_goals: whether each state comes with a goal of the same stamp, as a simulator draws it, which is then
+            waited for; otherwise the goal is what was asked for last.
     """
 
     def __init__(
-        self, task: Task, wake_on_match: bool, simulated: Callable[[], bool] = lambda: False
+        self,
+        task: Task,
+        wake_on_match: bool,
+        simulated: Callable[[], bool] = lambda: False,
+        drawn_goals: bool = False,
     ) -> None:
         self.sources: tuple[Source, ...] = tuple(sorted(task.sources()))
         self._joints = len(task.robot.joints)
@@ -79,7 +85,7 @@ class Inbox:
         self._simulated = simulated
         self._condition = threading.Condition()
         self._arrivals: dict[Source, _Arrival] = {}
-        self._goal = task.goal
+        self._goal, self._drawn_goals = task.goal, drawn_goals
         self._resting = np.array(list(task.goal.resting.values()) if task.goal else [])
         self._asked: _Asked | None = None
         self._matched = False
@@ -112,7 +118,8 @@ class Inbox:
         """Take in what the robot is asked for, (G,) in the order of the task's goal term."""
         with self._condition:
             self._asked = _Asked(stamp_ns, time.perf_counter(), goal)
-            self._look_for_match()
+            if self._drawn_goals:
+                self._look_for_match()
 
     def _look_for_match(self) -> None:
         if self._wake_on_match and self._stamps_match():
@@ -123,7 +130,7 @@ class Inbox:
         if len(self._arrivals) != len(self.sources):
             return False
         stamps = {arrival.stamp_ns for arrival in self._arrivals.values()}
-        if self._goal is not None:
+        if self._goal is not None and self._drawn_goals:
             stamps.add(self._asked.stamp_ns if self._asked is not None else -1)
         return len(stamps) == 1
 
@@ -133,9 +140,9 @@ class Inbox:
         if asked is None or goal is None:
             return self._resting
         limit_s = goal.timeout_s
-        # Where stamps match, time stands still between two states.
         late = limit_s is not None and time.perf_counter() - asked.received_s > limit_s
-        return self._resting if late and not self._wake_on_match else asked.values
+        # Between two states of a simulator time may stand still.
+        return self._resting if late and not self._drawn_goals else asked.values
 
     def interrupt(self) -> None:
         """Make :meth:`wait` return at once."""

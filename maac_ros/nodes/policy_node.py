@@ -76,6 +76,7 @@ READ_AT_CONFIGURE = (
     "seed",
     "reliable_sensors",
     "stamped_cmd_vel",
+    "goals",
     "record",
 )
 
@@ -181,7 +182,8 @@ class PolicyNode(LifecycleNode):
         sensors = RELIABLE if values["reliable_sensors"] else BEST_EFFORT
         clock = self.get_clock()
         ros_time = RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active)
-        inbox = Inbox(task, trigger == "observation", ros_time.simulated)
+        drawn = values["goals"] == "drawn"
+        inbox = Inbox(task, trigger == "observation", ros_time.simulated, drawn)
         controller = self._binding.controller
         kind = Float64MultiArray if controller.interface == "forward" else JointTrajectory
         self._commands = self.create_publisher(kind, controller.topic, RELIABLE)

@@ -69,6 +69,13 @@ AT_CONFIGURE = (
         "Read at configure.",
     ),
     ParameterSpec(
+        "goals",
+        "topic",
+        "Where the task has a goal: 'topic', what was asked for last; 'drawn', the one that comes with the stamp of "
+        "each state, as sim_node sends those that it draws. Read at configure.",
+        choices=("drawn", "topic"),
+    ),
+    ParameterSpec(
         "stamped_cmd_vel",
         True,
         "Take geometry_msgs/TwistStamped on cmd_vel, else Twist, where the task's goal comes from there. Read at "

@@ -54,8 +54,8 @@ def test_a_goal_without_a_time_limit_stays_and_is_brought_within_its_range(reach
     assert observed(inbox) == [1.0, -1.8]
 
 
-def test_in_lockstep_a_state_waits_for_its_goal(reaching):
-    inbox = Inbox(reaching, wake_on_match=True)
+def test_a_state_waits_for_its_goal_where_the_simulator_draws_it(reaching):
+    inbox = Inbox(reaching, wake_on_match=True, drawn_goals=True)
     inbox.put("joint_states", SECOND, READING)
     assert inbox.wait(0.0) is Wake.DEADLINE
     inbox.ask(SECOND, np.array([1.0, -1.0]))
@@ -65,6 +65,16 @@ def test_in_lockstep_a_state_waits_for_its_goal(reaching):
     inbox.put("joint_states", 2 * SECOND, READING)
     assert inbox.wait(0.0) is Wake.MATCH
     assert observed(inbox) == [0.5, -1.0]
+
+
+def test_a_state_does_not_wait_for_what_somebody_may_ask_for(reaching):
+    inbox = Inbox(reaching, wake_on_match=True)
+    inbox.put("joint_states", SECOND, READING)
+    assert inbox.wait(0.0) is Wake.MATCH
+    # And a goal is no reason to act again on the same state.
+    inbox.ask(7, np.array([1.0, -1.0]))
+    assert inbox.wait(0.0) is Wake.DEADLINE
+    assert observed(inbox) == [1.0, -1.0]
 
 
 @pytest.mark.parametrize("stamped", [True, False])

@@ -83,6 +83,7 @@ def play_through_nodes(bench, bundle, path, task):
         bundle=str(bundle.path),
         task=str(path),
         trigger="observation",
+        goals="drawn",
         reliable_sensors=True,
         use_sim_time=True,
     )

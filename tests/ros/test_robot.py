@@ -26,6 +26,7 @@ def play(bench, bundle, path, robot):
         bundle=str(bundle.path),
         robot=robot,
         trigger="observation",
+        goals="drawn",
         reliable_sensors=True,
         use_sim_time=True,
     )
