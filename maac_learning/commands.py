@@ -22,12 +22,13 @@ from maac_learning.trainer import Trainer, load_run
 from maac_learning.video import Video, check_video
 from maac_ros.bundle import load_bundle
 from maac_ros.conditions import Conditions
+from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.errors import ConfigError
-from maac_ros.evaluation import Episode, play_on
+from maac_ros.evaluation import Episode, run_episode
 from maac_ros.evaluation import evaluate as evaluate_bundle
 from maac_ros.inference import CPU_PROVIDERS
 from maac_ros.provenance import provenance
-from maac_ros.simulation import Simulation
+from maac_ros.simulation import TaskEnv
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         check_video(chosen.video)
     bundle = load_bundle(chosen.bundle, chosen.providers)
     results: dict[str, Any] = {}
-    own = Conditions().model_dump()
-    changes = {k: v for k, v in chosen.robot.model_dump().items() if v != own[k]}
-
-    def change(simulation: Simulation) -> None:
-        simulation.alter(**changes)
-
+    changes = chosen.robot.model_dump(exclude_defaults=True)
     films: list[Path] = []
     print(
         f"{'mode':<8}{'return':>10}{'± std':>9}{'steps':>8}{'inference p99':>15}{'planning p99':>14}"
@@ -183,7 +179,7 @@ def evaluate(arguments: Sequence[str]) -> int:
                 chosen.episodes,
                 chosen.seed,
                 mode == "mpc",
-                change=change,
+                conditions=changes,
                 film=film,
                 filmed=chosen.video_episodes,
             ):
@@ -229,13 +225,15 @@ def _through_ros(chosen: EvaluateArguments, changes: dict[str, Any]) -> dict[str
     with TemporaryDirectory(prefix="maac_evaluate_") as folder:
         log = Path(folder) / "nodes.log"
         nodes = play_in_lockstep(chosen.bundle, chosen.seed, chosen.episodes, chosen.robot, log)
-    simulation = Simulation(bundle.task)
-    simulation.alter(**changes)
+    env = TaskEnv(bundle.task)
+    env.simulation.alter(**changes)
+    settings = ControllerSettings(planner=bundle.task.planner, mpc_budget_s=float("inf"))
+    controller = Controller(bundle, settings)
     alone = {
-        number: play_on(bundle, simulation, chosen.seed if number == 1 else None)
+        number: run_episode(controller, env, chosen.seed if number == 1 else None).episode_return
         for number in range(1, max(nodes) + 1)
     }
-    simulation.close()
+    env.close()
     without = [alone[number] for number in nodes]
     for name, returns in (("nodes", [*nodes.values()]), ("without", without)):
         print(f"{name:<8}{np.mean(returns):>10.1f}{np.std(returns):>9.1f}")

@@ -88,9 +88,17 @@ class Robot(schema.Description):
     rates_hz: dict[Literal["joint_states", "odom", "imu"], float] = Field(default={})
     """How often messages come, for ``maac check``."""
 
+    def wiring(self, joint: str) -> JointWiring:
+        """Of a joint by the task's name."""
+        return self.joints.get(joint) or JointWiring()
+
+    def name_of(self, joint: str) -> str:
+        """What the robot calls a joint that the task names ``joint``."""
+        return self.wiring(joint).name or joint
+
     @model_validator(mode="after")
     def _once(self) -> Robot:
-        named = [wiring.name or joint for joint, wiring in self.joints.items()]
+        named = [self.name_of(joint) for joint in self.joints]
         for field, names in (("joints", named), ("controller.joints", self.controller.joints)):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
@@ -134,12 +142,8 @@ class Binding:
         if problems := [] if robot is None else misfits(task, robot):
             raise ConfigError("\n".join(problems))
         joints = list(task.robot.joints)
-        wirings = [
-            (robot.joints.get(joint) if robot else None) or JointWiring() for joint in joints
-        ]
-        self.names = tuple(
-            wiring.name or joint for joint, wiring in zip(joints, wirings, strict=True)
-        )
+        wirings = [robot.wiring(joint) if robot else JointWiring() for joint in joints]
+        self.names = tuple(robot.name_of(joint) if robot else joint for joint in joints)
         self._sign = np.array([float(wiring.sign) for wiring in wirings])
         self._offset = np.array([wiring.offset for wiring in wirings])
         entries = task.action_entries()
@@ -197,10 +201,7 @@ def misfits(task: Task, robot: Robot) -> list[str]:
         for joint in robot.joints
         if joint not in task.robot.joints
     ]
-    names = {
-        joint: (robot.joints[joint].name if joint in robot.joints else None) or joint
-        for joint in task.robot.joints
-    }
+    names = {joint: robot.name_of(joint) for joint in task.robot.joints}
     problems += [
         f"{where}: joints: '{name}' stands for more than one joint of task '{task.name}'"
         for name, count in Counter(names.values()).items()

@@ -63,7 +63,7 @@ def compare(task: Task, robot: Robot | None, bundle: str | None) -> list[Finding
             )
         )
     for entry in task.action_entries():
-        found.extend(_limits(entry, robot.joints.get(entry.joint) or JointWiring()))
+        found.extend(_limits(entry, robot.wiring(entry.joint)))
     found.extend(_rates(task, robot))
     if task.goal is not None:
         topic = getattr(robot.topics, task.goal.source)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from maac_ros.bundle import Bundle
 from maac_ros.controller import Controller, ControllerSettings
-from maac_ros.observation import ObservationBuilder
-from maac_ros.simulation import Simulation, TaskEnv
+from maac_ros.simulation import TaskEnv
 from maac_ros.task import PlannerSettings
 
 
@@ -17,7 +16,7 @@ from maac_ros.task import PlannerSettings
 class Episode:
     """Outcome of one episode; the return is undiscounted, on the task's reward scale."""
 
-    seed: int
+    seed: int | None
     episode_return: float
     steps: int
     terminated: bool
@@ -27,14 +26,13 @@ Film = Callable[[Any], None]
 """Takes the frames (height, width, 3), uint8, of an episode, from its start to its end."""
 
 
-Change = Callable[[Simulation], None]
-"""Alters a simulated robot before it is played with."""
-
-
 def run_episode(
-    controller: Controller, env: TaskEnv, seed: int, film: Film | None = None
+    controller: Controller, env: TaskEnv, seed: int | None, film: Film | None = None
 ) -> Episode:
-    """Play one episode from the initial state that ``seed`` draws; ``film`` it where the environment renders."""
+    """Play one episode from the initial state that ``seed`` draws; ``film`` it where the environment renders.
+
+    Without a seed the environment goes on in its random streams.
+    """
     observation, _ = env.reset(seed=seed)
     controller.monitor.skip()  # what was predicted last was for another episode
     total, steps, terminated, truncated = 0.0, 0, False, False
@@ -51,34 +49,21 @@ def run_episode(
     return Episode(seed, total, steps, terminated)
 
 
-def play_on(bundle: Bundle, simulation: Simulation, seed: int | None) -> float:
-    """Return of the policy in one episode of ``simulation``; without a seed it goes on in its random streams."""
-    builder, total = ObservationBuilder(bundle.task), 0.0
-    settings = ControllerSettings(planner=bundle.task.planner, mpc_budget_s=float("inf"))
-    controller = Controller(bundle, settings)
-    state = simulation.reset(seed)
-    while True:
-        command = controller.tick(builder.build(state), age_s=0.0, joints=state.joints)
-        result = simulation.step(command.values)
-        state, total = result.state, total + result.reward
-        if result.done:
-            return total
-
-
 def evaluate(
     bundle: Bundle,
     episodes: int,
     seed: int,
     use_mpc: bool,
     planner: PlannerSettings | None = None,
-    change: Change | None = None,
+    conditions: Mapping[str, Any] | None = None,
     film: Film | None = None,
     filmed: int = 1,
     model_fallback: bool = True,
 ) -> Iterator[tuple[Episode, Controller]]:
     """Play ``episodes`` episodes, seeded ``seed``, ``seed + 1``, …; planning without a time budget.
 
-    ``planner`` replaces the task's settings, and ``change`` alters the robot. The first ``filmed`` of the episodes
+    ``planner`` replaces the task's settings, and the robot is altered to ``conditions``, by the names of
+    :class:`maac_ros.conditions.Conditions`. The first ``filmed`` of the episodes
     are given to ``film``, frame by frame. ``model_fallback`` lets the policy take over where the model does not
     describe the robot. Yields each episode with the controller that played it, for its statistics.
     """
@@ -90,8 +75,7 @@ def evaluate(
     )
     controller = Controller(bundle, settings)
     env = TaskEnv(bundle.task, render_mode=None if film is None else "rgb_array")
-    if change is not None:
-        change(env.simulation)
+    env.simulation.alter(**(conditions or {}))
     try:
         for index in range(episodes):
             camera = film if index < filmed else None

@@ -68,7 +68,7 @@ class Snapshot:
         goal: (G,) what is asked for.
         conditions: see :class:`Conditions`.
         pending: (D, A) commands that have not acted yet.
-        own_random_state: of the stream that draws goals, conditions and noise; empty where nothing is drawn.
+        own_random_state: of the stream that draws goals, conditions and noise; empty in what is older than it.
     """
 
     physics: Vector

@@ -20,8 +20,7 @@ from maac_learning.config import read_overrides
 from maac_ros import schema
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
-from maac_ros.evaluation import Change, evaluate
-from maac_ros.simulation import Simulation
+from maac_ros.evaluation import evaluate
 from maac_ros.task import PlannerSettings
 
 TABLE_1 = {
@@ -190,18 +189,11 @@ def _play(
     seed: int,
 ) -> tuple[float, float]:
     """Return of one episode, and the share of its ticks at which the model was doubted."""
-    alter = None if change is None else _alter(*change)
+    conditions = None if change is None else dict([change])
     ((episode, controller),) = evaluate(
-        load_bundle(name), 1, seed, use_mpc, settings, alter, model_fallback=False
+        load_bundle(name), 1, seed, use_mpc, settings, conditions, model_fallback=False
     )
     return episode.episode_return, controller.statistics.doubted / episode.steps
-
-
-def _alter(what: str, factor: float) -> Change:
-    def change(simulation: Simulation) -> None:
-        simulation.alter(**{what: factor})
-
-    return change
 
 
 def _settings(name: str, path: Path | None) -> PlannerSettings:

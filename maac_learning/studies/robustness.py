@@ -19,7 +19,6 @@ from maac_learning import evidence
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
 from maac_ros.evaluation import evaluate
-from maac_ros.simulation import Simulation
 
 Change = dict[str, Any]
 
@@ -116,9 +115,5 @@ def play(bundle: str, change: Change, chosen: RobustnessArguments) -> NDArray[np
 def _play(bundle: str, change: Change, mpc: bool, seeds: NDArray[np.int64]) -> list[float]:
     if not len(seeds):
         return []
-
-    def alter(simulation: Simulation) -> None:
-        simulation.alter(**change)
-
-    episodes = evaluate(load_bundle(bundle), len(seeds), int(seeds[0]), mpc, change=alter)
+    episodes = evaluate(load_bundle(bundle), len(seeds), int(seeds[0]), mpc, conditions=change)
     return [episode.episode_return for episode, _ in episodes]

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from nav_msgs.msg import Odometry
 from rclpy.node import Node
-from sensor_msgs.msg import Imu, JointState
 
 from maac_ros.nodes.common import RELIABLE
 from maac_ros.nodes.messages import (
+    STATE_MESSAGES,
     imu_message,
     joint_state_message,
     ns_to_stamp,
@@ -230,9 +229,8 @@ class StandInRobot:
     ) -> None:
         self._node, self._base, self._state = node, task.robot.base, state
         self._joints = tuple(task.robot.joints)
-        kinds = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
         self._publishers = {
-            source: node.create_publisher(kinds[source], source, RELIABLE)
+            source: node.create_publisher(STATE_MESSAGES[source], source, RELIABLE)
             for source in sorted(task.sources())
         }
         self._period_s, self._due_s = 1.0 / rate_hz, time.monotonic()

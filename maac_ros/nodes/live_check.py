@@ -10,12 +10,11 @@ from typing import Any
 
 import rclpy
 from geometry_msgs.msg import Twist, TwistStamped
-from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
-from sensor_msgs.msg import Imu, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
@@ -24,8 +23,7 @@ from maac_ros.check import AGE_PERIODS, Finding
 from maac_ros.errors import MaacError
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, profile
-
-_KINDS: dict[str, type] = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
+from maac_ros.observation_terms import Source
 
 
 @dataclass
@@ -73,11 +71,11 @@ def listen(binding: Binding, seconds: float) -> list[Finding]:
         context.try_shutdown()
 
 
-def _subscribe(node: Node, binding: Binding, source: str, topic: str) -> _Heard:
+def _subscribe(node: Node, binding: Binding, source: Source, topic: str) -> _Heard:
     heard = _Heard()
-    needs = messages.JointNeeds.of(binding)
+    read = messages.state_reader(source, binding)
 
-    def receive(message: Any, read: Callable[[Any], object]) -> None:
+    def receive(message: Any) -> None:
         heard.times_s.append(time.monotonic())
         stamp_ns = messages.stamp_to_ns(message.header.stamp)
         if stamp_ns == 0:
@@ -89,19 +87,20 @@ def _subscribe(node: Node, binding: Binding, source: str, topic: str) -> _Heard:
         except MaacError as reason:
             heard.problem = str(reason)
 
-    read = {
-        "joint_states": lambda message: messages.read_joint_state(message, needs),
-        "imu": lambda message: messages.read_imu(message, binding.imu_frame),
-        "odom": lambda message: messages.read_odometry(message, binding.base_frame),
-    }[source]
-    node.create_subscription(_KINDS[source], topic, lambda m: receive(m, read), BEST_EFFORT)
+    node.create_subscription(messages.STATE_MESSAGES[source], topic, receive, BEST_EFFORT)
     return heard
 
 
-def _source(node: Node, binding: Binding, source: str, topic: str, heard: _Heard) -> list[Finding]:
+def _source(
+    node: Node, binding: Binding, source: Source, topic: str, heard: _Heard
+) -> list[Finding]:
     found = [
         _type(
-            node, f"live {topic}: type", topic, (_KINDS[source],), node.get_publishers_info_by_topic
+            node,
+            f"live {topic}: type",
+            topic,
+            (messages.STATE_MESSAGES[source],),
+            node.get_publishers_info_by_topic,
         )
     ]
     for publisher in node.get_publishers_info_by_topic(topic):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import array
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -20,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from maac_ros.binding import Binding
 from maac_ros.errors import MaacError, ObservationError
 from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
-from maac_ros.observation_terms import Goal
+from maac_ros.observation_terms import Goal, Source
 
 WORLD_FRAME = "world"
 
@@ -232,6 +232,28 @@ def odometry_message(state: RobotState, frame: str, stamp_ns: int) -> Odometry:
     return message
 
 
+STATE_MESSAGES: Mapping[Source, type] = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
+"""Type of the messages of each source of the robot's state."""
+
+
+def state_reader(source: Source, binding: Binding) -> Callable[[Any], Reading]:
+    """What turns a message of ``source`` into what the task's robot says; it raises :class:`ObservationError`."""
+    needs = JointNeeds.of(binding)
+    readers: dict[Source, Callable[[Any], Reading]] = {
+        "joint_states": lambda message: binding.from_robot(read_joint_state(message, needs)),
+        "odom": lambda message: read_odometry(message, binding.base_frame),
+        "imu": lambda message: read_imu(message, binding.imu_frame),
+    }
+    return readers[source]
+
+
+def read_goal(message: JointState | TwistStamped | Twist, goal: Goal) -> Vector:
+    """The goal (G,) that a message on the goal's topic asks for; raises :class:`ObservationError`."""
+    if isinstance(message, JointState):
+        return read_named_goal(message, goal)
+    return read_twist(message.twist if isinstance(message, TwistStamped) else message, goal)
+
+
 def read_twist(message: Twist, goal: Goal) -> Vector:
     """The goal (G,) that a velocity command asks for.
 
@@ -323,14 +345,8 @@ def read_command(message: Float64MultiArray, size: int) -> tuple[Vector, int | N
 def trajectory_message(values: Vector, names: Sequence[str], period_s: float) -> JointTrajectory:
     """Positions (A,) to be reached a control period from now, as joint trajectory controllers take them."""
     message = JointTrajectory(joint_names=list(names))  # no stamp: at once
-    nanoseconds = round(period_s * 1e9)
     message.points.append(
-        JointTrajectoryPoint(
-            positions=_doubles(values),
-            time_from_start=Duration(
-                sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000
-            ),
-        )
+        JointTrajectoryPoint(positions=_doubles(values), time_from_start=_duration(period_s))
     )
     return message
 
@@ -369,10 +385,9 @@ def plan_message(
         for field, quantity in _POINT_FIELDS
     }
     for step, values in enumerate(binding.physical(actions.astype(np.float64))):
-        seconds, nanoseconds = divmod(round(step * period_s * 1e9), 1_000_000_000)
         message.points.append(
             JointTrajectoryPoint(
-                time_from_start=Duration(sec=seconds, nanosec=nanoseconds),
+                time_from_start=_duration(step * period_s),
                 **{
                     field: _doubles(np.where(those, values, np.nan))
                     for field, those in told.items()
@@ -381,6 +396,11 @@ def plan_message(
             )
         )
     return message
+
+
+def _duration(seconds: float) -> Duration:
+    whole, nanoseconds = divmod(round(seconds * 1e9), 1_000_000_000)
+    return Duration(sec=whole, nanosec=nanoseconds)
 
 
 def _doubles(values: NDArray[np.floating]) -> array.array[float]:

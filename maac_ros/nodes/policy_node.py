@@ -26,12 +26,11 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
-from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Imu, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger as TriggerService
 from trajectory_msgs.msg import JointTrajectory
@@ -251,24 +250,16 @@ class PolicyNode(LifecycleNode):
 
     def _taker(self, source: Source, inbox: Inbox) -> tuple[type, str, Callable[[Any], None]]:
         """Message type of ``source``, its topic, and what takes its messages in."""
-        binding = self._binding
-        needs = messages.JointNeeds.of(binding)
-
-        def read(message: Any) -> messages.Reading | ObservationError:
-            try:
-                if source == "joint_states":
-                    return binding.from_robot(messages.read_joint_state(message, needs))
-                if source == "imu":
-                    return messages.read_imu(message, binding.imu_frame)
-                return messages.read_odometry(message, binding.base_frame)
-            except ObservationError as reason:
-                return reason
+        read = messages.state_reader(source, self._binding)
 
         def receive(message: Any) -> None:
-            inbox.put(source, messages.stamp_to_ns(message.header.stamp), read(message))
+            stamp_ns = messages.stamp_to_ns(message.header.stamp)
+            try:
+                inbox.put(source, stamp_ns, read(message))
+            except ObservationError as reason:
+                inbox.put(source, stamp_ns, reason)
 
-        kinds = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
-        return kinds[source], getattr(binding.topics, source), receive
+        return messages.STATE_MESSAGES[source], getattr(self._binding.topics, source), receive
 
     def _goal_taker(
         self, goal: Goal, inbox: Inbox, stamped: bool
@@ -277,10 +268,7 @@ class PolicyNode(LifecycleNode):
 
         def receive(message: Any) -> None:
             try:
-                if goal.source == "goal":
-                    values = messages.read_named_goal(message, goal)
-                else:
-                    values = messages.read_twist(message.twist if stamped else message, goal)
+                values = messages.read_goal(message, goal)
             except ObservationError as reason:
                 self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
                 return

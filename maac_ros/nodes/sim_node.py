@@ -286,10 +286,7 @@ class SimNode(Node):
     def _on_goal(self, message: TwistStamped | JointState) -> None:
         assert self._goal is not None
         try:
-            if isinstance(message, TwistStamped):
-                goal = messages.read_twist(message.twist, self._goal)
-            else:
-                goal = messages.read_named_goal(message, self._goal)
+            goal = messages.read_goal(message, self._goal)
         except ObservationError as reason:
             self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
             return
