@@ -35,25 +35,34 @@ class ModelConfig(schema.Description):
     """Widths of the hidden layers."""
     activation: Activation = "hardswish"
     """Activation of the hidden layers."""
-    layer_norm: bool = True
-    """Normalise hidden layers before their activation."""
-    noise: Literal["constant", "state_dependent"] = "state_dependent"
-    """Spread of a prediction: a further output of the networks, or that of the held-out residuals."""
+    norm: Norm = "before"
+    """LayerNorm of the hidden layers, and on which side of their activation."""
+    norm_epsilon: float = Field(default=1e-5, ge=1e-5, le=10)
+    """What LayerNorm adds to the variance of the first hidden layer; a tenth of it in each later one, down to 1e-5.
+    Large, it leaves small layers as they are, so that a network can still tell how far it is from what it knows."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the first hidden layer that each row of a fit does without (Srivastava et al., 2014), evenly less in
+    each later one, down to none of the output."""
+    noise: Literal["residual", "trained", "state_dependent"] = "state_dependent"
+    """Spread of a prediction: that of the held-out residuals; a parameter of each member and output; or a further
+    output of the networks. The last two maximise the likelihood, the first minimises the squared error."""
     variance_power: float = Field(default=0.5, ge=0, le=1)
-    """Power of the predicted variance that weighs the likelihood of state-dependent noise (beta of Seitzer et al.,
-    2022). At 0 it is the plain likelihood, which gives up on what is hard to predict; at 1 means learn as from
-    squared error."""
+    """Power of the predicted variance that weighs the likelihood (beta of Seitzer et al., 2022). At 0 it is the plain
+    likelihood, which gives up on what is hard to predict; at 1 means learn as from squared error."""
     reward: Literal["learned", "analytic"] = "learned"
     """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
-    bootstrap: bool = False
-    """Let each member learn from its own resampling of the data, as in the paper, and not from all of it: a member
-    then never sees a third of the data, which costs more than the members' greater difference gives."""
+    bootstrap: Literal["none", "resampled", "weighted"] = "none"
+    """Let each member learn from its own resampling of the data, as in the paper: it then never sees a third of them,
+    which costs more than the members' greater difference gives. Weighted, it sees all rows, each with a weight of its
+    own, drawn once from the exponential distribution (Rubin, 1981)."""
     mirror: bool = True
     """Learn from the mirror image of the data too, where the task's robot has one (``robot.mirror``)."""
     learning_rate: float = Field(default=3e-3, gt=0)
-    """Step size of AdamW at the beginning of the first fit; it falls to zero."""
+    """Step size of AdamW at the beginning of the first fit."""
     refit_learning_rate: float = Field(default=1e-3, gt=0)
     """The same for later fits. They go on from the fit before, which large steps undo."""
+    last_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of the step size to which it falls, evenly, towards the end of a fit; at 1 it stays as it is."""
     weight_decay: float = Field(default=1.5, ge=0)
     """Weight decay of AdamW: each step takes this share, times the step size, off the weights."""
     batch_size: int = Field(default=256, ge=1)

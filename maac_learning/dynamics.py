@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,8 +102,10 @@ class DynamicsEnsemble(nn.Module):
 
     Inputs and targets are normalised by the data's statistics. With ``noise: state_dependent`` the networks also
     give log-variances, softly bounded by trained limits, and maximise the likelihood (paper, section 4.3), weighted
-    as ``variance_power`` says. With ``noise: constant`` they minimise the squared error, and the variance is that of
-    the held-out residuals.
+    as ``variance_power`` says; with ``trained`` log-variances are parameters, the same in all states. With
+    ``residual`` they minimise the squared error, and the variance is that of the held-out residuals.
+
+    Dropout is for :func:`fit`: everywhere else the model is in evaluation mode.
     """
 
     residual_variance: Tensor
@@ -115,27 +120,39 @@ class DynamicsEnsemble(nn.Module):
         self.termination = TerminationRule(task)
         self.reward = RewardRule(task) if config.reward == "analytic" else None
         self.mirror = MirrorImage(task) if config.mirror and task.robot.mirror else None
-        self.state_dependent = config.noise == "state_dependent"
+        self.noise = config.noise
+        self.drops_out = config.dropout > 0.0
+        state_dependent = config.noise == "state_dependent"
         outputs = observations + 1
         self._mlp = EnsembleMLP(
             config.members,
             (
                 observations + actions,
                 *config.hidden,
-                2 * outputs if self.state_dependent else outputs,
+                2 * outputs if state_dependent else outputs,
             ),
             config.activation,
-            "before" if config.layer_norm else "none",
+            config.norm,
+            norm_epsilon=config.norm_epsilon,
+            dropout=config.dropout,
         )
-        if self.state_dependent:
+        if state_dependent:
             self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))
             self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
+        elif config.noise == "trained":
+            # Of the deviation and not the variance: Adam's steps are as large either way, and this goes twice as far.
+            self.log_std = nn.Parameter(torch.zeros(config.members, 1, outputs))
         else:
             self.register_buffer("residual_variance", torch.ones(config.members, 1, outputs))
+        self.eval()
+
+    def networks(self) -> list[nn.Parameter]:
+        """The networks' own parameters."""
+        return list(self._mlp.parameters())
 
     def stacked(self) -> dict[str, Tensor]:
         """Parameters whose first axis is the member."""
-        return dict(self._mlp.named_parameters())
+        return {n: p for n, p in self.named_parameters() if p.dim() == 3}
 
     def normalized(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (E, B, O + 1) of the normalised target for raw inputs (E, B, O + A).
@@ -143,8 +160,10 @@ class DynamicsEnsemble(nn.Module):
         A constant variance comes as (E, 1, O + 1).
         """
         out = self._mlp(self.input.normalize(inputs))
-        if not self.state_dependent:
+        if self.noise == "residual":
             return out, self.residual_variance
+        if self.noise == "trained":
+            return out, (2.0 * self.log_std).exp()
         mean, log_var = out.chunk(2, dim=-1)
         log_var = self.max_log_var - nn.functional.softplus(self.max_log_var - log_var)
         log_var = self.min_log_var + nn.functional.softplus(log_var - self.min_log_var)
@@ -232,8 +251,7 @@ def fit(
     """Fit ``targets`` with batches of its own and early stopping for each member.
 
     A member keeps the weights of its best validation error; the fit stops when no member has improved for
-    ``config.patience`` validations, or after ``max_steps``. The step size falls to zero over ``max_steps``: at a
-    constant one, a model that goes on from its last fit gets no better.
+    ``config.patience`` validations, or after ``max_steps``. The step size falls over ``max_steps``.
 
     A row is held out for good, since a warm-started model has seen all others: judged by those, what it was before
     would always seem better than what it has learned anew.
@@ -256,17 +274,18 @@ def fit(
     model.input.fit(seen_inputs)
     model.target.fit(seen_targets)
     rows_of = train.expand(model.members, -1)
-    if config.bootstrap:
+    weights = _row_weights(len(inputs), config, inputs.device)
+    if config.bootstrap == "resampled":
         resampled = torch.randint(len(train), rows_of.shape, generator=generator)
         rows_of = train[resampled.to(train.device)]
     validation_inputs = inputs[validate].expand(model.members, -1, -1)
     validation_targets = model.target.normalize(targets[validate])
-    networks = list(model.stacked().values())
+    networks = model.networks()
     others = [p for p in model.parameters() if all(p is not each for each in networks)]
     optimizer = torch.optim.AdamW(
         [
             {"params": networks, "weight_decay": config.weight_decay},
-            # The limits of the variance are logarithms: zero is nothing to be drawn to.
+            # Those of the variance are logarithms: zero is nothing to be drawn to.
             {"params": others, "weight_decay": 0.0},
         ],
         fused=True,
@@ -277,30 +296,49 @@ def fit(
     stale = step = 0
     while step < max_steps and stale < config.patience:
         for group in optimizer.param_groups:
-            group["lr"] = rate * (1.0 - step / max_steps)
+            group["lr"] = rate * (1.0 - (1.0 - config.last_rate) * step / max_steps)
         picks = torch.randint(
             len(train),
             (config.validate_every, model.members, config.batch_size),
             generator=generator,
         ).to(train.device)
-        for pick in picks:
-            rows = rows_of[member_axis, pick]
-            given, wanted = _half_mirrored(model, inputs[rows], targets[rows])
-            wanted = model.target.normalize(wanted)
-            loss = _training_loss(model, given, wanted, config.variance_power)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+        with _dropping_out(model, generator):
+            for pick in picks:
+                rows = rows_of[member_axis, pick]
+                given, wanted = _half_mirrored(model, inputs[rows], targets[rows])
+                wanted = model.target.normalize(wanted)
+                weight = None if weights is None else weights[rows, member_axis]
+                loss = _training_loss(model, given, wanted, config.variance_power, weight)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
         step += config.validate_every
         improved = best.offer(_validate(model, validation_inputs, validation_targets))
         stale = 0 if improved else stale + 1
     best.restore(model)
-    if not model.state_dependent:
+    if model.noise == "residual":
         with torch.no_grad():
             mean, _ = model.normalized(validation_inputs)
             residual = ((mean - validation_targets) ** 2).mean(dim=1, keepdim=True)
             model.residual_variance.copy_(residual.clamp(min=_LEAST_VARIANCE))
     return FitReport(step, float(best.mse.mean()))
+
+
+@contextlib.contextmanager
+def _dropping_out(model: DynamicsEnsemble, generator: torch.Generator) -> Iterator[None]:
+    """Let ``model`` drop out, where it does, what follows from ``generator``: PyTorch's dropout takes no stream."""
+    if not model.drops_out:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator))
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
 
 
 def fit_in_turn(
@@ -351,18 +389,37 @@ def _split(
 
 
 def _training_loss(
-    model: DynamicsEnsemble, inputs: Tensor, targets: Tensor, variance_power: float
+    model: DynamicsEnsemble,
+    inputs: Tensor,
+    targets: Tensor,
+    variance_power: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Squared error or Gaussian likelihood, summed over members so that their gradients stay independent."""
+    """Squared error or Gaussian likelihood of rows (E, B, ...), each with its weight (E, B) where those are given.
+
+    Summed over members so that their gradients stay independent.
+    """
     mean, variance = model.normalized(inputs)
-    square = (mean - targets) ** 2
-    if not model.state_dependent:
-        return square.mean(dim=(-2, -1)).sum()
-    nll = square / variance + variance.log()
-    nll = (nll * variance.detach() ** variance_power).mean(dim=(-2, -1)).sum()
+    losses = (mean - targets) ** 2
+    if model.noise != "residual":
+        losses = losses / variance + variance.log()
+        losses = losses * variance.detach() ** variance_power
+    rows = losses.mean(dim=-1)
+    loss = (rows if weights is None else rows * weights).mean(dim=-1).sum()
+    if model.noise != "state_dependent":
+        return loss
     # Pulls the trained bounds together, as in PETS, so that they follow the data.
     bounds = 0.01 * (model.max_log_var.sum() - model.min_log_var.sum())
-    return nll + bounds
+    return loss + bounds
+
+
+def _row_weights(count: int, config: ModelConfig, device: torch.device) -> Tensor | None:
+    """What each row counts for each member, (count, E): a row keeps its weights in all fits."""
+    if config.bootstrap != "weighted":
+        return None
+    # NumPy draws one number after the other: the first are the same however many follow.
+    drawn = np.random.default_rng(0).standard_exponential((count, config.members))
+    return torch.from_numpy(drawn).float().to(device)
 
 
 @torch.no_grad()

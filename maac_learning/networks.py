@@ -24,6 +24,7 @@ LOG_STD_BOUNDS = (-5.0, 2.0)
 """Range of the policy's log standard deviation before squashing, with the spread ``bounded``."""
 
 _LEAST_STD = 1e-5
+_LEAST_EPSILON = 1e-5
 
 
 class Normalizer(nn.Module):
@@ -77,6 +78,9 @@ class EnsembleMLP(nn.Module):
         norm: of the hidden layers.
         start: how weights are drawn.
         zero_last: start the output at zero.
+        norm_epsilon: of the first hidden layer's LayerNorm; a tenth of it in each later one, down to 1e-5.
+        dropout: share of the first hidden layer left out while training; evenly less in each later one, down to none of
+            the output.
     """
 
     def __init__(
@@ -87,9 +91,14 @@ class EnsembleMLP(nn.Module):
         norm: Norm,
         start: Start = "uniform",
         zero_last: bool = False,
+        norm_epsilon: float = _LEAST_EPSILON,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.members = members
+        layers = len(sizes) - 1
+        self._epsilons = [max(norm_epsilon * 0.1**i, _LEAST_EPSILON) for i in range(layers - 1)]
+        self._dropouts = [dropout * (layers - 1 - i) / (layers - 1) for i in range(layers - 1)]
         self._activation = ACTIVATIONS[activation]
         self._norm = norm
         # Constant gain and offset: PyTorch's CPU kernel takes half as long with them as without.
@@ -136,12 +145,14 @@ class EnsembleMLP(nn.Module):
         """What follows the product of a hidden layer."""
         if self._norm == "before":
             x = self._normalized(layer, x)
+        if self.training and self._dropouts[layer] > 0.0:
+            x = F.dropout(x, self._dropouts[layer])
         x = self._activation(x)
         return self._normalized(layer, x) if self._norm == "after" else x
 
     def _normalized(self, layer: int, x: Tensor) -> Tensor:
         gain, offset = getattr(self, f"_gain{layer}"), getattr(self, f"_offset{layer}")
-        return F.layer_norm(x, x.shape[-1:], gain, offset)
+        return F.layer_norm(x, x.shape[-1:], gain, offset, self._epsilons[layer])
 
 
 def _begin(start: Start, weight: Tensor, bias: Tensor) -> None:

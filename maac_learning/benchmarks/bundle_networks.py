@@ -146,18 +146,32 @@ def _candidates(bundle: Bundle, name: str, weights: Mapping[str, Tensor]) -> Ite
         elif name == "value":
             shape = (bundle.manifest.critics, observations, actions, hidden)
             yield ValueGraph(Critics(*shape, activation, norm), scaling)
-        elif norm != "after":
+        else:
             config = ModelConfig.model_validate(
                 {
                     "members": bundle.manifest.members,
                     "hidden": hidden,
                     "activation": activation,
-                    "layer_norm": norm == "before",
-                    "noise": "constant" if widths[-1] == observations + 1 else "state_dependent",
+                    "norm": norm,
+                    "norm_epsilon": _norm_epsilon(read_graph(bundle, name)),
+                    # The graph has no use for the spread beyond the outputs that it takes.
+                    "noise": "residual" if widths[-1] == observations + 1 else "state_dependent",
                     "reward": "analytic" if "model.reward.velocity" in weights else "learned",
                 }
             )
             yield StepGraph(DynamicsEnsemble(task, observations, actions, config), scaling)
+
+
+def _norm_epsilon(graph: onnx.ModelProto) -> float:
+    """What the first LayerNorm of the graph adds to the variance; where it has none, any will do."""
+    found = [
+        attribute.f
+        for node in graph.graph.node
+        if node.op_type == "LayerNormalization"
+        for attribute in node.attribute
+        if attribute.name == "epsilon"
+    ]
+    return max(found[0], 1e-5) if found else 1e-5
 
 
 def horizon_graph(bundle: Bundle) -> bytes:

@@ -82,7 +82,7 @@ def learn(
     """Fit model and critics to transitions as :func:`collect` gives them."""
     norm = "before" if layer_norm else "none"
     overrides = {
-        "model": {"layer_norm": layer_norm, "reward": "learned"},
+        "model": {"norm": norm, "reward": "learned"},
         "agent": {"policy_norm": norm, "critic_norm": norm},
     }
     settings = load_train_config(_TASK, _PRESET, overrides)

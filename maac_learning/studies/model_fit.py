@@ -23,12 +23,12 @@ from maac_ros.task import Task
 VARIANTS: dict[str, Callable[[ModelConfig, Task], dict[str, Any]]] = {
     "full": lambda model, task: {},
     "no-mirror": lambda model, task: {"mirror": False} if task.robot.mirror else {},
-    "bootstrap": lambda model, task: {"bootstrap": True},
+    "bootstrap": lambda model, task: {"bootstrap": "resampled"},
     "large-refits": lambda model, task: {"refit_learning_rate": model.learning_rate},
     "little-decay": lambda model, task: {"weight_decay": 0.2 * model.weight_decay},
     "plain-likelihood": lambda model, task: {"variance_power": 0.0},
-    "squared-error": lambda model, task: {"noise": "constant"},
-    "no-layer-norm": lambda model, task: {"layer_norm": False},
+    "squared-error": lambda model, task: {"noise": "residual"},
+    "no-layer-norm": lambda model, task: {"norm": "none"},
 }
 """What differs from the run's own settings of the model, by name; nothing where the run is that already."""
 

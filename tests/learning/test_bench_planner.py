@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from maac_learning import evidence
+from maac_learning.agent import Agent
 from maac_learning.benchmarks.bundle_networks import horizon_graph, in_torch
 from maac_learning.benchmarks.flops import FlopCount
 from maac_learning.benchmarks.planner import plan_flops
 from maac_learning.cli import main
-from maac_learning.export import export_untrained_bundle
+from maac_learning.config import AgentConfig, ModelConfig
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.export import export_bundle, export_untrained_bundle
 from maac_ros.errors import BenchmarkError
 from maac_ros.inference import OnnxFunction
 from maac_ros.planner import CemPlanner
@@ -29,6 +32,31 @@ def test_plans_in_pytorch_are_the_same(bundle):
     ours, theirs = (CemPlanner(b, SETTINGS).plan(observation) for b in (bundle, in_torch(bundle)))
     np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5)
     assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+
+
+def test_networks_normalised_softly_after_their_activation_are_found_too(tmp_path):
+    task = load_task("hopper")
+    torch.manual_seed(0)
+    agent = AgentConfig(hidden=(16, 16), policy_norm="none", critic_norm="after")
+    model = ModelConfig(
+        members=3, hidden=(16, 16, 16), norm="after", norm_epsilon=1.0, noise="trained"
+    )
+    bundle = export_bundle(
+        tmp_path / "soft",
+        task,
+        Agent(11, 3, agent, torch.device("cpu")),
+        DynamicsEnsemble(task, 11, 3, model),
+        torch.randn(64, 11),
+        calibration=None,
+        observed=None,
+        seed=0,
+        env_steps=0,
+        evaluation_return=None,
+        training_seconds=0.0,
+    )
+    observation = np.full(11, 0.1, np.float32)
+    ours, theirs = (CemPlanner(b, SETTINGS).plan(observation) for b in (bundle, in_torch(bundle)))
+    np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5)
 
 
 def test_a_graph_that_no_network_of_this_project_computes_is_refused(bundle, tmp_path):

@@ -10,6 +10,7 @@ from maac_learning.dynamics import (
     RewardRule,
     Shuffle,
     TerminationRule,
+    _row_weights,
     _split,
     fit,
 )
@@ -144,14 +145,24 @@ def disagreement(bootstrap):
     ]
 
 
-@pytest.mark.parametrize("bootstrap", [False, True])
+@pytest.mark.parametrize("bootstrap", ["none", "resampled", "weighted"])
 def test_members_disagree_most_where_there_are_no_data(bootstrap):
     among, far = disagreement(bootstrap)
     assert far > among > 0
 
 
 def test_members_that_see_different_data_disagree_more_among_them():
-    assert disagreement(bootstrap=True)[0] > 1.2 * disagreement(bootstrap=False)[0]
+    alike = disagreement("none")[0]
+    assert disagreement("resampled")[0] > 1.2 * alike
+    assert disagreement("weighted")[0] > 1.2 * alike
+
+
+def test_rows_keep_their_weights_when_others_come():
+    weighted = CONFIG.model_copy(update={"bootstrap": "weighted"})
+    few, many = (_row_weights(rows, weighted, CPU) for rows in (100, 250))
+    assert torch.equal(few, many[:100])
+    assert many.mean().item() == pytest.approx(1.0, rel=0.1)
+    assert _row_weights(100, CONFIG, CPU) is None
 
 
 def test_rows_are_held_out_for_good():
@@ -163,23 +174,44 @@ def test_rows_are_held_out_for_good():
     assert set(validate) <= set(validate_more)
 
 
-def test_fit_repeats_exactly_with_its_seed():
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_fit_repeats_exactly_with_its_seed(dropout):
+    config = CONFIG.model_copy(update={"dropout": dropout})
     results = []
     for _ in range(2):
         generator = torch.Generator().manual_seed(4)
-        model = ensemble()
-        fit(model, *linear_data(300, 0.1, generator), CONFIG, 100, generator)
+        model = ensemble(config)
+        # Whatever else draws from PyTorch's own stream: it is neither read nor moved.
+        torch.randn(len(results) + 1)
+        before = torch.get_rng_state()
+        fit(model, *linear_data(300, 0.1, generator), config, 100, generator)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not model.training
         results.append(torch.cat([p.flatten() for p in model.parameters()]))
     assert torch.equal(*results)
 
 
+def test_dropout_is_for_fits_alone():
+    weights = []
+    for dropout in (0.0, 0.3):
+        config = CONFIG.model_copy(update={"dropout": dropout})
+        generator = torch.Generator().manual_seed(4)
+        model = ensemble(config)
+        fit(model, *linear_data(300, 0.1, generator), config, 50, generator)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+        x = torch.randn(6, 4), torch.randn(6, 1)
+        assert torch.equal(model.moments(*x)[0], model.moments(*x)[0])
+    assert not torch.allclose(*weights)
+
+
 @pytest.mark.parametrize(
-    ("noise", "power"), [("constant", 0.0), ("state_dependent", 0.0), ("state_dependent", 0.5)]
+    ("noise", "power"),
+    [("residual", 0.0), ("trained", 0.0), ("state_dependent", 0.0), ("state_dependent", 0.5)],
 )
-def test_either_noise_learns_the_spread_of_the_data(noise, power):
+def test_every_noise_learns_the_spread_of_the_data(noise, power):
     generator = torch.Generator().manual_seed(6)
     inputs, targets = linear_data(2000, 0.3, generator)
-    config = CONFIG.model_copy(update={"noise": noise, "variance_power": power})
+    config = CONFIG.model_copy(update={"noise": noise, "variance_power": power, "last_rate": 0.5})
     model = ensemble(config)
     fit(model, inputs, targets, config, 1500, generator)
     _, std, _, reward_std = model.moments(inputs[:, :4], inputs[:, 4:])

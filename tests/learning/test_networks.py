@@ -79,6 +79,39 @@ def test_hidden_layers_are_normalised_on_the_side_that_is_asked_for(norm):
     torch.testing.assert_close(network(x)[0], expected)
 
 
+def test_what_normalisation_adds_to_the_variance_falls_by_ten_from_layer_to_layer():
+    torch.manual_seed(0)
+    network = EnsembleMLP(1, (4, 8, 8, 8, 2), "silu", norm="after", norm_epsilon=1e-3)
+    x = torch.randn(1, 5, 4)
+    hidden = x[0]
+    for layer, epsilon in enumerate((1e-3, 1e-4, 1e-5)):
+        hidden = hidden @ network.weights[layer][0] + network.biases[layer][0]
+        hidden = torch.nn.functional.layer_norm(torch.nn.functional.silu(hidden), (8,), eps=epsilon)
+    expected = hidden @ network.weights[3][0] + network.biases[3][0]
+    torch.testing.assert_close(network(x)[0], expected)
+
+
+def test_dropout_leaves_out_less_in_each_layer_and_only_while_training():
+    torch.manual_seed(0)
+    width = 1000
+    network = EnsembleMLP(1, (1, width, width, 1), "relu", norm="none", dropout=0.4)
+    for layer, value in enumerate((0.0, 1.0 / width)):
+        network.weights[layer].data.fill_(value)
+    network.biases[0].data.fill_(1.0)
+    network.biases[1].data.zero_()
+    network.weights[2].data.fill_(1.0 / width)
+    network.biases[2].data.zero_()
+    x = torch.zeros(1, 400, 1)
+    network.eval()
+    assert network(x).std() == 0.0
+    network.train()
+    outputs = network(x)
+    assert outputs.mean().item() == pytest.approx(1.0, rel=0.01)
+    # A share p without has a relative variance of p / (1 - p): of one layer as of the other, averaged over its width.
+    variance = (0.4 / 0.6 + 0.2 / 0.8) / width
+    assert outputs.var().item() == pytest.approx(variance, rel=0.25)
+
+
 def test_spread_is_bounded_or_a_softplus():
     outputs = torch.tensor([[0.0, -100.0], [0.0, 0.0], [0.0, 100.0]])
     bounded = Policy(2, 1, (8,), "silu", "none").moments(outputs)[1].exp()
