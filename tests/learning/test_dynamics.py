@@ -211,9 +211,10 @@ def test_dropout_is_for_fits_alone():
 def test_every_noise_learns_the_spread_of_the_data(noise, power):
     generator = torch.Generator().manual_seed(6)
     inputs, targets = linear_data(2000, 0.3, generator)
-    config = CONFIG.model_copy(update={"noise": noise, "variance_power": power, "last_rate": 0.5})
+    rates = {"learning_rate": 4e-3, "last_rate": 1.0}
+    config = CONFIG.model_copy(update={"noise": noise, "variance_power": power, **rates})
     model = ensemble(config)
-    fit(model, inputs, targets, config, 1500, generator)
+    fit(model, inputs, targets, config, 1200, generator)
     _, std, _, reward_std = model.moments(inputs[:, :4], inputs[:, 4:])
     assert std.shape == (3, 2000, 4)
     assert std.mean().item() == pytest.approx(0.3, rel=0.25)
