@@ -30,12 +30,14 @@ def calibrate(
     before, action = transitions.observation[rows], transitions.action[rows]
     following = transitions.next_observation[rows]
     means, stds, _, _ = (moment.cpu().numpy() for moment in model.moments(before, action))
+    # What is recalled follows, but for what single precision loses.
+    came = np.where(model.recalled.cpu().numpy(), means[0], following.cpu().numpy())
     change_std = (following - before).std(dim=0, correction=0).cpu().numpy()
     return Calibration(
         rows=len(rows),
         quantile=QUANTILE,
         disagreement=_limit(disagreement(means, change_std)),
-        residual=_limit(residual(following.cpu().numpy(), means, stds)),
+        residual=_limit(residual(came, means, stds)),
         change_std=tuple(change_std.tolist()),
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maac_learning.config import ModelConfig
 from maac_learning.mirror import MirrorImage
 from maac_learning.networks import EnsembleMLP, Normalizer
+from maac_ros.memory import Memory
 from maac_ros.reward_terms import Transition
 from maac_ros.task import Task
 
@@ -105,10 +106,14 @@ class DynamicsEnsemble(nn.Module):
     as ``variance_power`` says; with ``trained`` log-variances are parameters, the same in all states. With
     ``residual`` they minimise the squared error, and the variance is that of the held-out residuals.
 
+    What the observation recalls, such as the last command, is not learned: it follows.
+
     Dropout is for :func:`fit`: everywhere else the model is in evaluation mode.
     """
 
     residual_variance: Tensor
+    _arrangement: Tensor
+    _learned: Tensor
 
     def __init__(self, task: Task, observations: int, actions: int, config: ModelConfig) -> None:
         super().__init__()
@@ -118,6 +123,15 @@ class DynamicsEnsemble(nn.Module):
         # What has never changed, such as the goal of an episode, is predicted not to.
         self.target = Normalizer(observations + 1, constant_scale=0.0)
         self.termination = TerminationRule(task)
+        memory = Memory(task)
+        self.recalls = bool(memory)
+        # Of the following observation and what the step began with: what is recalled follows exactly.
+        arrangement = np.arange(observations)
+        arrangement[memory.entries] = observations + memory.sources
+        learned = np.ones(observations + 1, np.float32)
+        learned[memory.entries] = 0.0
+        self.register_buffer("_arrangement", torch.from_numpy(arrangement), persistent=False)
+        self.register_buffer("_learned", torch.from_numpy(learned), persistent=False)
         self.reward = RewardRule(task) if config.reward == "analytic" else None
         self.mirror = MirrorImage(task) if config.mirror and task.robot.mirror else None
         self.noise = config.noise
@@ -169,6 +183,21 @@ class DynamicsEnsemble(nn.Module):
         log_var = self.min_log_var + nn.functional.softplus(log_var - self.min_log_var)
         return mean, log_var.exp()
 
+    @property
+    def recalled(self) -> Tensor:
+        """(O,) true where an entry of the observation is recalled."""
+        return self._learned[:-1] == 0.0
+
+    def learned(self, targets: Tensor) -> Tensor:
+        """``targets`` (..., O + 1) with nothing to be learned of what is recalled."""
+        return targets * self._learned if self.recalls else targets
+
+    def _recalling(self, following: Tensor, inputs: Tensor) -> Tensor:
+        """``following`` (..., O) with what it recalls of ``inputs`` (..., O + A), which led to it."""
+        if not self.recalls:
+            return following
+        return torch.cat((following, inputs), dim=-1).index_select(-1, self._arrangement)
+
     def moments(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every member's next-observation mean and std (E, B, O), and reward mean and std (E, B).
 
@@ -181,7 +210,7 @@ class DynamicsEnsemble(nn.Module):
         change = self.target.denormalize(mean)
         std = (self.target.std * variance.sqrt()).expand_as(change)
         size = self.observations
-        following = inputs[..., :size] + change[..., :size]
+        following = self._recalling(inputs[..., :size] + change[..., :size], inputs)
         reward, reward_std = change[..., size], std[..., size]
         if self.reward is not None:
             ended = self.termination(following)
@@ -220,6 +249,8 @@ class DynamicsEnsemble(nn.Module):
         if shuffle is not None:
             sample = sample.index_select(0, shuffle.back)
         following = observation + sample[:, :size]
+        if self.recalls:
+            following = self._recalling(following, torch.cat((observation, action), dim=-1))
         if termination_width > 0.0 and torch.is_grad_enabled():
             width = termination_width * self.input.std[:size]
             terminated = self.termination.differentiable(following, width)
@@ -267,6 +298,7 @@ def fit(
     """
     rate = config.learning_rate if learning_rate is None else learning_rate
     train, validate = _split(len(inputs), config, generator, inputs.device)
+    targets = model.learned(targets)
     seen_inputs, seen_targets = inputs, targets
     if model.mirror is not None:
         images = model.mirror(inputs, targets)

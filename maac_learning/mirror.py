@@ -69,6 +69,7 @@ def check_mirror(task: Task, seed: int = 0) -> None:
     task = task.model_copy(update={"simulation": alike})
     names = flat_names(task)
     goals = len(task.goal.ranges) if task.goal else 0
+    recalled = sum(entry.source == "memory" for entry in task.observation_entries())
     state_from, state_sign = _image(mirror, names)
     actions = task.action_entries()
     action_from, action_sign = _image(mirror, [entry.name for entry in actions])
@@ -85,10 +86,10 @@ def check_mirror(task: Task, seed: int = 0) -> None:
             state = robot.reset() if outcome.done else outcome.state
         # Placed too, so that neither solver has a warm start.
         robot.place(state)
-        image.place(RobotState.from_flat(state.flat()[state_from] * state_sign, goals))
+        image.place(RobotState.from_flat(state.flat()[state_from] * state_sign, goals, recalled))
         command = random.uniform(low, high)
         ours, theirs = robot.step(command), image.step(command[action_from] * action_sign)
-        expected = RobotState.from_flat(ours.state.flat()[state_from] * state_sign, goals)
+        expected = RobotState.from_flat(ours.state.flat()[state_from] * state_sign, goals, recalled)
         rows.append(np.append(builder.build(expected), ours.reward))
         differences.append(rows[-1] - np.append(builder.build(theirs.state), theirs.reward))
         state = ours.state

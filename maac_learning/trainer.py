@@ -430,6 +430,7 @@ class Trainer:
         tensors["env.physics"] = torch.from_numpy(snapshot.physics)
         tensors["env.goal"] = torch.from_numpy(snapshot.goal)
         tensors["env.pending"] = torch.from_numpy(snapshot.pending)
+        tensors["env.seen"] = torch.from_numpy(snapshot.seen)
         tensors["env.observation"] = torch.from_numpy(self._observation)
         state = {
             "env_steps": self._env_steps,
@@ -485,6 +486,7 @@ class Trainer:
                 Conditions.model_validate(state.get("env_conditions", {})),
                 tensors.get("env.pending", torch.zeros(0, dtype=torch.float64)).numpy(),
                 state.get("env_own_random", {}),
+                tensors.get("env.seen", torch.zeros(0, dtype=torch.float64)).numpy(),
             )
         )
         self._env_steps, self._fits = state["env_steps"], state["fits"]

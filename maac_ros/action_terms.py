@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from maac_ros import schema
@@ -62,6 +64,28 @@ class ActionEntry:
     safe: float | None
     gear: float = 1.0
     impedance: SafeImpedance | None = None
+
+
+class CommandRange:
+    """The limits of a command.
+
+    Args:
+        entries: of the command.
+
+    Attributes:
+        low, high: (A,) in command units.
+    """
+
+    def __init__(self, entries: Sequence[ActionEntry]) -> None:
+        self.entries = tuple(entries)
+        self.low = np.array([entry.low for entry in entries])
+        self.high = np.array([entry.high for entry in entries])
+
+    def normalized(self, command: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``command`` (A,), within the limits, from -1 at the low ones to 1 at the high ones."""
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        normalized: NDArray[np.float64] = (np.clip(command, self.low, self.high) - middle) / half
+        return normalized
 
 
 class _ActionTerm(schema.Description):

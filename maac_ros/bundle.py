@@ -24,7 +24,7 @@ from pydantic import Field
 from maac_ros import inference, schema
 from maac_ros.errors import BundleError
 from maac_ros.inference import Array, OnnxFunction, Signature
-from maac_ros.observation_terms import Source
+from maac_ros.observation_terms import Recalled, Source
 from maac_ros.resources import bundle_folder
 from maac_ros.task import Task
 
@@ -47,7 +47,7 @@ class ObservationField(schema.Description):
 
     name: str
     unit: str
-    source: Source
+    source: Source | Recalled
     clip: tuple[float, float] | None = None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from maac_ros.bundle import Bundle
 from maac_ros.errors import ObservationError
 from maac_ros.inference import Array
+from maac_ros.memory import FORGET_S, Memory
 from maac_ros.modes import Ladder, Mode, Rules
 from maac_ros.monitor import ModelMonitor
 from maac_ros.observation import JointReading, ObservationBuilder, Vector
@@ -122,6 +123,10 @@ class Controller:
     """The last command."""
     _replaced: Vector
     """The one before."""
+    _seen: Vector | None
+    """The last usable observation, with what it recalled."""
+    _seen_s: float | None
+    """Its stamp."""
     statistics: Statistics
 
     def __init__(
@@ -139,6 +144,7 @@ class Controller:
         self._low = np.array([a.low for a in action])
         self._high = np.array([a.high for a in action])
         self.safe = SafeCommand(bundle.task)
+        self._memory = Memory(bundle.task)
         self._joints: JointReading | None = None
         self._plausible = PlausibleRange(bundle.manifest)
         self.ladder = Ladder()
@@ -174,6 +180,7 @@ class Controller:
         self.statistics = Statistics(counts.ticks, counts.fallbacks, counts.doubted)
         self._previous = other._previous
         self.safe.take_over(other.safe)
+        self._seen, self._seen_s = other._seen, other._seen_s
 
     def reset(self, settings: ControllerSettings | None = None) -> None:
         """Forget the past, but not :meth:`stop`: statistics, previous command, the planner's random stream."""
@@ -186,6 +193,12 @@ class Controller:
         self._planner = CemPlanner(self.bundle, self._settings.planner, self.seed, self._clock)
         self.monitor = ModelMonitor(self.bundle)
         self._answered: Array | None = None
+        self._seen = self._seen_s = None
+
+    def begin_anew(self) -> None:
+        """The robot was put elsewhere: what was predicted, and what is recalled, is of another episode."""
+        self.monitor.skip()
+        self._seen = self._seen_s = None
 
     def configure(self, settings: ControllerSettings) -> None:
         """Change the settings between two ticks."""
@@ -215,8 +228,8 @@ class Controller:
         """Decide the command for one control period.
 
         Args:
-            observation: (O,) float64 in the bundle's units; or why there is none; or None when a source has never
-                been heard.
+            observation: (O,) float64 in the bundle's units, with anything for what is recalled; or why there is none;
+                or None when a source has never been heard.
             age_s: age of the source that comes nearest to its limit, or is furthest beyond it.
             stamp_s: when it was taken, on any clock; None for one control period after the last one.
             source: name of that source.
@@ -290,7 +303,11 @@ class Controller:
     ) -> Command:
         settings = self._settings
         try:
+            if self._memory and isinstance(observation, np.ndarray):
+                observation = self._recalling(observation, stamp_s)
             usable = self._usable(observation, age_s, source, settings)
+            if isinstance(observation, np.ndarray):
+                self._seen, self._seen_s = observation, stamp_s
             self.monitor.compare(usable, stamp_s)
             doubt = self.monitor.doubt
             self.statistics.doubted += bool(doubt)
@@ -308,6 +325,14 @@ class Controller:
         except Exception as reason:  # whatever fails inside, the robot must get a command
             logger.exception("the controller failed; commanding the safe values")
             return self._safe(f"internal error: {reason}", "error")
+
+    def _recalling(self, observation: Vector, stamp_s: float | None) -> Vector:
+        """``observation`` with what it recalls of the last usable one, and of the command that was sent then."""
+        last, last_s = self._seen, self._seen_s
+        elapsed_s = 0.0 if stamp_s is None or last_s is None else stamp_s - last_s
+        if last is None or not 0.0 <= elapsed_s <= FORGET_S:
+            return self._memory.begin(observation, self.safe.values(self._joints))
+        return self._memory.go_on(observation, last, self._previous)
 
     def _usable(
         self,

@@ -34,12 +34,12 @@ def run_episode(
     Without a seed the environment goes on in its random streams.
     """
     observation, _ = env.reset(seed=seed)
-    controller.monitor.skip()  # what was predicted last was for another episode
+    controller.begin_anew()
     total, steps, terminated, truncated = 0.0, 0, False, False
     while not (terminated or truncated):
         if film is not None:
             film(env.render())
-        command = controller.tick(observation, age_s=0.0)
+        command = controller.tick(observation, age_s=0.0, joints=env.state.joints)
         controller.assess()
         observation, reward, terminated, truncated, _ = env.step(command.values)
         total += reward

@@ -100,8 +100,10 @@ class ModelMonitor:
                 "termination": np.zeros((manifest.members, 1), np.float32),
             },
         )
-        # What is asked of the robot nobody predicts.
-        self._goals = np.array([entry.name.startswith("goal/") for entry in manifest.observation])
+        # What is asked of the robot nobody predicts, and what the controller recalls is not the robot's.
+        self._apart = np.array(
+            [e.source == "memory" or e.name.startswith("goal/") for e in manifest.observation]
+        )
         calibration = manifest.calibration
         self._scale = np.ones(observations, np.float32)
         limits = float("inf"), float("inf")
@@ -156,7 +158,7 @@ class ModelMonitor:
             elapsed_s = stamp_s - last_s if last_s is not None else np.inf
             predicted &= abs(elapsed_s - self._period_s) < 0.5 * self._period_s
         if predicted:
-            observation = np.where(self._goals, self._means[0, 0], observation)
+            observation = np.where(self._apart, self._means[0, 0], observation)
             self._residual.take(float(residual(observation, self._means[:, 0], self._stds[:, 0])))
             self._judge()
 

@@ -41,6 +41,7 @@ class RobotState:
         base_linear_velocity: (3,) m/s, world frame.
         base_angular_velocity: (3,) rad/s, body frame.
         goal: (G,) what the robot is asked for, in the order of the task's goal term.
+        memory: (K,) what is recalled, in the order of the task's observation; empty for nothing known of it.
     """
 
     joint_position: Vector
@@ -50,6 +51,7 @@ class RobotState:
     base_linear_velocity: Vector = field(default_factory=lambda: _missing(3))
     base_angular_velocity: Vector = field(default_factory=lambda: _missing(3))
     goal: Vector = field(default_factory=lambda: _missing(0))
+    memory: Vector = field(default_factory=lambda: _missing(0))
 
     @classmethod
     def unknown(cls, joints: int) -> RobotState:
@@ -62,7 +64,7 @@ class RobotState:
         return JointReading(self.joint_position, self.joint_velocity)
 
     def flat(self) -> Vector:
-        """All numbers in one vector, in the order of the attributes, (2 J + 13 + G,)."""
+        """All numbers in one vector, in the order of the attributes, (2 J + 13 + G + K,)."""
         return np.concatenate(
             (
                 self.joint_position,
@@ -72,14 +74,15 @@ class RobotState:
                 self.base_linear_velocity,
                 self.base_angular_velocity,
                 self.goal,
+                self.memory,
             )
         )
 
     @classmethod
-    def from_flat(cls, numbers: Vector, goals: int = 0) -> RobotState:
-        """The state whose :meth:`flat` is ``numbers``, the last ``goals`` of them its goal."""
-        joints = (len(numbers) - 13 - goals) // 2
-        sizes = (joints, joints, 3, 4, 3, 3, goals)
+    def from_flat(cls, numbers: Vector, goals: int = 0, recalled: int = 0) -> RobotState:
+        """The state whose :meth:`flat` is ``numbers``, the last ones its goal and what it recalls."""
+        joints = (len(numbers) - 13 - goals - recalled) // 2
+        sizes = (joints, joints, 3, 4, 3, 3, goals, recalled)
         return cls(*np.split(numbers.copy(), np.cumsum(sizes)[:-1]))
 
 
@@ -121,6 +124,7 @@ class ObservationBuilder:
         self.joint_names = tuple(task.robot.joints)
         self.entries: tuple[ObservationEntry, ...] = task.observation_entries()
         names = [*flat_names(task), *TURNED_NAMES]
+        self._recalled = sum(entry.source == "memory" for entry in self.entries)
         position_of = {name: i for i, name in enumerate(names)}
         self._turns = any(entry.name in TURNED_NAMES for entry in self.entries)
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
@@ -130,6 +134,8 @@ class ObservationBuilder:
     def build(self, state: RobotState) -> Vector:
         """Return the observation (O,), float64, in the units of ``entries``. NaN stays NaN."""
         numbers = state.flat()
+        if self._recalled and not state.memory.size:
+            numbers = np.concatenate((numbers, _missing(self._recalled)))
         if self._turns:
             numbers = np.concatenate((numbers, turned(state)))
         observation = numbers[self._index]
@@ -164,4 +170,5 @@ def flat_names(task: Task) -> list[str]:
         *(f"base/linear_velocity_{axis}" for axis in "xyz"),
         *(f"base/angular_velocity_{axis}" for axis in "xyz"),
         *(f"goal/{name}" for name in (goal.ranges if goal else ())),
+        *(entry.name for entry in task.observation_entries() if entry.source == "memory"),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -17,6 +17,12 @@ GoalSource = Literal["cmd_vel", "goal"]
 
 Source = Literal["joint_states", "odom", "imu"] | GoalSource
 """Where an observation entry comes from on a robot (the ROS topic of that name)."""
+
+Recalled = Literal["memory"]
+"""What the controller itself recalls."""
+
+LAST_COMMAND = "last_command"
+"""What a joint was told, as an entry of the observation is named."""
 
 TWIST_UNITS = {
     f"{kind}_{axis}": unit
@@ -32,12 +38,27 @@ class ObservationEntry:
 
     name: str
     unit: str
-    source: Source
+    source: Source | Recalled
     low: float = -math.inf
     high: float = math.inf
 
 
-class _JointTerm(schema.Description):
+def earlier(name: str) -> str:
+    """The entry that had the value of the recalled entry ``name`` one control period ago.
+
+    ``hip/position@2`` is the position two periods ago, and was ``hip/position@1`` then.
+    """
+    now, _, periods = name.partition("@")
+    return now if periods == "1" else f"{now}@{int(periods) - 1}"
+
+
+class _ObservedTerm(schema.Description):
+    history: int = Field(default=0, ge=0, le=20)
+    """How many earlier control periods are observed too: what a robot that answers late, or whose speed is not
+    measured, has under way."""
+
+
+class _JointTerm(_ObservedTerm):
     joints: tuple[str, ...] = Field(min_length=1)
     clip: Interval | None = None
     """Bounds applied to the value before the policy sees it."""
@@ -75,7 +96,22 @@ class JointVelocity(_JointTerm):
     _quantity = "velocity"
 
 
-class BaseTerm(schema.Description):
+class LastCommand(_ObservedTerm):
+    """What joints were told last, of the range of their commands: -1 at its low end, 1 at its high end."""
+
+    term: Literal["last_command"]
+    joints: tuple[str, ...] = Field(min_length=1)
+    """Joints that the task commands."""
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        """One for each joint."""
+        return [
+            ObservationEntry(f"{joint}/{LAST_COMMAND}", "1", "memory", -1.0, 1.0)
+            for joint in self.joints
+        ]
+
+
+class BaseTerm(_ObservedTerm):
     """Something of the floating base."""
 
 
@@ -210,9 +246,21 @@ def _of_base(
     return [ObservationEntry(f"base/{quantity}_{part}", unit, source) for part in parts]
 
 
+def all_entries(term: ObservationTerm, robot: Robot) -> list[ObservationEntry]:
+    """The entries of ``term``, and then those of each earlier control period."""
+    now = term.entries(robot)
+    periods = 0 if isinstance(term, Goal) else term.history
+    return now + [
+        replace(entry, name=f"{entry.name}@{period}", source="memory")
+        for period in range(1, periods + 1)
+        for entry in now
+    ]
+
+
 ObservationTerm = Annotated[
     JointPosition
     | JointVelocity
+    | LastCommand
     | BasePosition
     | BaseOrientation
     | ProjectedGravity

@@ -116,8 +116,27 @@ class SquareReward(_DistanceTerm):
         return distance * distance
 
 
+class ChangeReward(_Term):
+    """The square of an observation entry's change within a step; its weight is negative where change costs.
+
+    Of a ``last_command`` it makes commands smooth.
+    """
+
+    term: Literal["change"]
+    entry: str
+    """Name of an observation entry, for example ``elbow/last_command``."""
+
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,)
+
+    def value(self, step: Transition) -> Values:
+        at = step.index[self.entry]
+        change = step.following[..., at] - step.observation[..., at]
+        return change * change
+
+
 RewardTerm = Annotated[
-    AliveReward | VelocityReward | EffortReward | ClosenessReward | SquareReward,
+    AliveReward | VelocityReward | EffortReward | ClosenessReward | SquareReward | ChangeReward,
     Field(discriminator="term"),
 ]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from maac_ros.action_terms import CommandRange
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.reward_terms import Transition
 from maac_ros.task import Task
@@ -17,9 +16,7 @@ class Rules:
         self._index = {entry.name: i for i, entry in enumerate(self._builder.entries)}
         self._reward = task.reward
         self._termination = task.termination
-        actions = task.action_entries()
-        low, high = np.array([a.low for a in actions]), np.array([a.high for a in actions])
-        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        self._range = CommandRange(task.action_entries())
 
     def judge(self, before: RobotState, command: Vector, after: RobotState) -> tuple[float, bool]:
         """Reward and termination of the step from ``before`` to ``after`` under ``command`` (A,), in command units."""
@@ -31,7 +28,7 @@ class Rules:
         step = Transition(
             self._index,
             self._builder.build(before),
-            (command - self._middle) / self._half,
+            self._range.normalized(command),
             following,
             float(terminated),
         )

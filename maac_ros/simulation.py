@@ -15,6 +15,7 @@ from maac_ros import schema
 from maac_ros.action_terms import ActionEntry, Quantity
 from maac_ros.conditions import Conditions
 from maac_ros.errors import ConfigError, TaskError
+from maac_ros.memory import Memory
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.rules import Rules
 from maac_ros.safe_command import SafeCommand
@@ -69,6 +70,7 @@ class Snapshot:
         conditions: see :class:`Conditions`.
         pending: (D, A) commands that have not acted yet.
         own_random_state: of the stream that draws goals, conditions and noise; empty in what is older than it.
+        seen: (O,) the last observation; empty where the task recalls nothing.
     """
 
     physics: Vector
@@ -78,6 +80,7 @@ class Snapshot:
     conditions: Conditions
     pending: Vector
     own_random_state: dict[str, Any]
+    seen: Vector
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,9 @@ class Simulation:
         self._altered: dict[str, Any] = {}
         self._safe = SafeCommand(task)
         self._pending: deque[Vector] = deque()
+        self._memory, self._builder = Memory(task), ObservationBuilder(task)
+        self._last: Vector = np.zeros(0)
+        self._recalled: Vector = np.zeros(len(self._memory.entries))
 
     def reset(self, seed: int | None = None) -> RobotState:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
@@ -140,7 +146,18 @@ class Simulation:
         # What a robot is told that nobody has commanded yet.
         self._safe.forget()
         self._pending = deque([self._safe.values(state.joints)] * self._conditions.delay_steps)
-        return self._seen(state)
+        state = self._seen(state)
+        if self._memory:
+            self._safe.forget()
+            told = self._safe.values(state.joints)
+            self._recall(state, self._memory.begin(self._builder.build(state), told))
+        return state
+
+    def _recall(self, state: RobotState, observation: Vector) -> None:
+        """``observation`` is what ``state`` was seen as."""
+        self._last = observation
+        self._recalled = observation[self._memory.entries]
+        state.memory = self._recalled.copy()
 
     def _drawn_conditions(self) -> Conditions:
         drawn = self.task.simulation.randomize.draw(self._random)
@@ -157,13 +174,20 @@ class Simulation:
         # float64 throughout: the control cost is rounded in the dtype of the action.
         self._control[self._actuators] = self._pending.popleft()
         reward, terminated = self._world.step(self._control)
-        state = self.state()
+        last, state = self._last, self.state()
+        if self._memory:
+            self._recall(state, self._memory.go_on(self._builder.build(state), last, command))
         if self._rules is not None and before is not None:
             reward, terminated = self._rules.judge(before, command, state)
             # MuJoCo puts a robot back at its start where its numbers are out of bounds.
             terminated = terminated or self.unstable
         truncated = self._world.elapsed_steps >= self.task.simulation.episode_steps
-        return StepResult(self._seen(state), reward, terminated, truncated)
+        state = self._seen(state)
+        if self._memory:
+            # Once more: now with the noise.
+            observation = self._memory.go_on(self._builder.build(state), last, command)
+            self._recall(state, observation)
+        return StepResult(state, reward, terminated, truncated)
 
     def _seen(self, state: RobotState) -> RobotState:
         """``state`` as it is observed, with the noise of the present conditions."""
@@ -176,7 +200,10 @@ class Simulation:
     def state(self) -> RobotState:
         """The robot's present state (copies), without noise."""
         state = RobotState(
-            self.data.qpos[self._qpos], self.data.qvel[self._qvel], goal=self._goal.copy()
+            self.data.qpos[self._qpos],
+            self.data.qvel[self._qvel],
+            goal=self._goal.copy(),
+            memory=self._recalled.copy(),
         )
         if self._base is not None:
             position, velocity = self._base
@@ -198,6 +225,8 @@ class Simulation:
             self.data.qvel[velocity + 3 : velocity + 6] = state.base_angular_velocity
         if state.goal.size:
             self._goal = state.goal.copy()
+        if state.memory.size:
+            self._last, self._recalled = self._builder.build(state), state.memory.copy()
         self.data.qacc_warmstart[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
 
@@ -213,6 +242,7 @@ class Simulation:
             self._conditions,
             np.array(self._pending).reshape(-1, len(self._actuators)),
             dict(self._random.bit_generator.state),
+            self._last.copy(),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -223,6 +253,9 @@ class Simulation:
             self._random.bit_generator.state = snapshot.own_random_state
         self._be(snapshot.conditions)
         self._pending = deque(snapshot.pending)
+        if snapshot.seen.size:
+            self._last = snapshot.seen.copy()
+            self._recalled = self._last[self._memory.entries]
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
         mujoco.mj_forward(self.model, self.data)
         # mj_forward has overwritten the solver's warm start.
@@ -361,8 +394,13 @@ def _actuator_kind(model: mujoco.MjModel, actuator: int) -> Quantity | Literal["
 
 
 class TaskEnv(gymnasium.Env[Vector, Vector]):
-    """A task as a Gymnasium environment: the observation vector of the task, actions in command units."""
+    """A task as a Gymnasium environment: the observation vector of the task, actions in command units.
 
+    Attributes:
+        state: what the last observation was built from.
+    """
+
+    state: RobotState
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's own form
 
     def __init__(self, task: Task, render_mode: str | None = None) -> None:
@@ -385,11 +423,13 @@ class TaskEnv(gymnasium.Env[Vector, Vector]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Vector, dict[str, Any]]:
         super().reset(seed=seed)
-        return self.builder.build(self.simulation.reset(seed)), {}
+        self.state = self.simulation.reset(seed)
+        return self.builder.build(self.state), {}
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
         result = self.simulation.step(action)
-        observation = self.builder.build(result.state)
+        self.state = result.state
+        observation = self.builder.build(self.state)
         return observation, result.reward, result.terminated, result.truncated, {}
 
     def render(self) -> Any:

@@ -20,9 +20,11 @@ from maac_ros.observation_terms import (
     BaseTerm,
     Goal,
     InertialTerm,
+    LastCommand,
     ObservationEntry,
     ObservationTerm,
     Source,
+    all_entries,
 )
 from maac_ros.resources import named_file
 from maac_ros.reward_terms import Reward
@@ -108,12 +110,21 @@ class Task(schema.Description):
                     raise ValueError(
                         f"{section}.{position}.term: '{term.term}' needs a floating base; robot.base is missing"
                     )
-        told = {term.source for term in self.observation if isinstance(term, InertialTerm)}
-        if len(told) > 1:
+        tellers = {term.source for term in self.observation if isinstance(term, InertialTerm)}
+        if len(tellers) > 1:
             raise ValueError(
                 "observation: orientation and angular velocity of the base come from odom and from imu; expected one "
                 "source for all of them"
             )
+        told = {joint for term in self.action for joint in term.joints}
+        for position, term in enumerate(self.observation):
+            if isinstance(term, LastCommand) and (
+                idle := [j for j in term.joints if j not in told]
+            ):
+                raise ValueError(
+                    f"observation.{position}.joints: '{idle[0]}' is not commanded; expected some of: "
+                    + ", ".join(sorted(told))
+                )
         if sum(isinstance(term, Goal) for term in self.observation) > 1:
             raise ValueError("observation: 'goal' is listed more than once; expected one goal term")
         entries = [entry.name for entry in self.observation_entries()]
@@ -179,7 +190,7 @@ class Task(schema.Description):
 
     def observation_entries(self) -> tuple[ObservationEntry, ...]:
         """Names, units, sources and clip bounds of the observation vector, in its order."""
-        return tuple(entry for term in self.observation for entry in term.entries(self.robot))
+        return tuple(entry for term in self.observation for entry in all_entries(term, self.robot))
 
     def action_entries(self) -> tuple[ActionEntry, ...]:
         """Names, units and limits of the action vector, in its order."""
@@ -197,6 +208,7 @@ class Task(schema.Description):
             for term in self.observation
             if not isinstance(term, Goal)
             for entry in term.entries(self.robot)
+            if entry.source != "memory"
         }
         if any(entry.safe is None for entry in self.action_entries()):
             sources.add("joint_states")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from maac_ros.memory import FORGET_S, Memory
 from maac_ros.observation import RobotState, Vector
 from maac_ros.simulation import Simulation
 
@@ -23,7 +25,8 @@ class SimulatedRobot:
 
     Time is counted in control periods over all episodes and never goes back. It starts at 1, because a stamp of
     0 means "not set" in ROS. A finished episode gives way to the next one at once: the state of that moment is
-    the new initial state, since nobody has to act on a final one.
+    the new initial state, since nobody has to act on a final one. Where the observation recalls, time enough passes
+    between them for what was recalled to be forgotten.
 
     Args:
         simulation: of the task.
@@ -33,6 +36,8 @@ class SimulatedRobot:
     def __init__(self, simulation: Simulation, seed: int) -> None:
         self._simulation = simulation
         self._period_ns = round(simulation.task.control.period_s * 1e9)
+        recalls = Memory(simulation.task)
+        self._pause = math.ceil(FORGET_S / simulation.task.control.period_s) + 1 if recalls else 0
         self._time = 1
         self._episode = 0
         self._begin(simulation.reset(seed))
@@ -68,10 +73,11 @@ class SimulatedRobot:
         if not result.done:
             return None
         summary = EpisodeSummary(self._episode, self._steps, self._return, result.terminated)
+        self._time += self._pause
         self._begin(self._simulation.reset())
         return summary
 
     def restart(self) -> None:
         """Give up the present episode for a new one, with a stamp of its own."""
-        self._time += 1
+        self._time += 1 + self._pause
         self._begin(self._simulation.reset())
