@@ -15,8 +15,8 @@ from maac_learning.config import ModelConfig
 from maac_learning.mirror import MirrorImage
 from maac_learning.networks import EnsembleMLP, Normalizer
 from maac_ros.memory import Memory
-from maac_ros.reward_terms import Transition
 from maac_ros.task import Task
+from maac_ros.terms import Transition
 
 _LEAST_VARIANCE = 1e-10
 """Of a normalised target: what is constant in the data must not divide by zero elsewhere."""

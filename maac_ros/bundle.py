@@ -24,9 +24,9 @@ from pydantic import Field
 from maac_ros import inference, schema
 from maac_ros.errors import BundleError
 from maac_ros.inference import Array, OnnxFunction, Signature
-from maac_ros.observation_terms import Recalled, Source
 from maac_ros.resources import bundle_folder
 from maac_ros.task import Task
+from maac_ros.terms import Recalled, Source
 
 SCHEMA_VERSION = 2
 MANIFEST = "bundle.yaml"

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maac_ros.errors import ObservationError
-from maac_ros.observation_terms import ObservationEntry
+from maac_ros.errors import ObservationError, TaskError
 from maac_ros.task import Task
+from maac_ros.terms import DerivedTerm, ObservationEntry
 
 Vector = NDArray[np.float64]
 
@@ -118,18 +118,38 @@ TURNED_NAMES = tuple(
 
 
 class ObservationBuilder:
-    """Builds a task's observation vector: one gather and one clip over the numbers of the robot's state."""
+    """Builds a task's observation vector: one gather and one clip over the numbers of the robot's state.
+
+    Raises:
+        TaskError: when a term of another package does not derive what its entries say.
+    """
 
     def __init__(self, task: Task) -> None:
         self.joint_names = tuple(task.robot.joints)
         self.entries: tuple[ObservationEntry, ...] = task.observation_entries()
-        names = [*flat_names(task), *TURNED_NAMES]
+        own = [term for term in task.observation if isinstance(term, DerivedTerm)]
+        self._derived = [term.derive for term in own]
+        self._joints = {name: i for i, name in enumerate(self.joint_names)}
+        for term in own:
+            self._check_derived(task, term)
+        derived = [entry.name for term in own for entry in term.entries(task.robot)]
+        names = [*flat_names(task), *TURNED_NAMES, *derived]
         self._recalled = sum(entry.source == "memory" for entry in self.entries)
         position_of = {name: i for i, name in enumerate(names)}
-        self._turns = any(entry.name in TURNED_NAMES for entry in self.entries)
+        self._turns = bool(own) or any(entry.name in TURNED_NAMES for entry in self.entries)
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
         self._low = np.array([entry.low for entry in self.entries])
         self._high = np.array([entry.high for entry in self.entries])
+
+    def _check_derived(self, task: Task, term: DerivedTerm) -> None:
+        """Ask once, before a robot depends on it."""
+        wanted, name = len(term.entries(task.robot)), f"task '{task.name}': term '{term.term}'"
+        try:
+            got = np.shape(term.derive(RobotState.unknown(len(self._joints)), self._joints))
+        except Exception as reason:  # another package's code
+            raise TaskError(f"{name}: cannot be derived: {reason!r}") from reason
+        if got != (wanted,):
+            raise TaskError(f"{name}: derives an array of shape {got}; expected ({wanted},)")
 
     def build(self, state: RobotState) -> Vector:
         """Return the observation (O,), float64, in the units of ``entries``. NaN stays NaN."""
@@ -137,7 +157,8 @@ class ObservationBuilder:
         if self._recalled and not state.memory.size:
             numbers = np.concatenate((numbers, _missing(self._recalled)))
         if self._turns:
-            numbers = np.concatenate((numbers, turned(state)))
+            derived = (derive(state, self._joints) for derive in self._derived)
+            numbers = np.concatenate((numbers, turned(state), *derived))
         observation = numbers[self._index]
         return np.clip(observation, self._low, self._high, out=observation)
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from maac_ros import schema
 from maac_ros.intervals import Interval, check_interval
 from maac_ros.robot import Robot
-
-GoalSource = Literal["cmd_vel", "goal"]
-"""Who asks something of the robot: the ROS topic of that name."""
-
-Source = Literal["joint_states", "odom", "imu"] | GoalSource
-"""Where an observation entry comes from on a robot (the ROS topic of that name)."""
-
-Recalled = Literal["memory"]
-"""What the controller itself recalls."""
+from maac_ros.terms import (
+    GoalSource,
+    ObservationBase,
+    ObservationEntry,
+    ObservedTerm,
+    Source,
+    one_of,
+)
 
 LAST_COMMAND = "last_command"
 """What a joint was told, as an entry of the observation is named."""
@@ -32,17 +30,6 @@ TWIST_UNITS = {
 """What ``cmd_vel`` can ask for, in the base's frame."""
 
 
-@dataclass(frozen=True)
-class ObservationEntry:
-    """One number of the observation vector."""
-
-    name: str
-    unit: str
-    source: Source | Recalled
-    low: float = -math.inf
-    high: float = math.inf
-
-
 def earlier(name: str) -> str:
     """The entry that had the value of the recalled entry ``name`` one control period ago.
 
@@ -52,13 +39,7 @@ def earlier(name: str) -> str:
     return now if periods == "1" else f"{now}@{int(periods) - 1}"
 
 
-class _ObservedTerm(schema.Description):
-    history: int = Field(default=0, ge=0, le=20)
-    """How many earlier control periods are observed too: what a robot that answers late, or whose speed is not
-    measured, has under way."""
-
-
-class _JointTerm(_ObservedTerm):
+class _JointTerm(ObservedTerm):
     joints: tuple[str, ...] = Field(min_length=1)
     clip: Interval | None = None
     """Bounds applied to the value before the policy sees it."""
@@ -96,7 +77,7 @@ class JointVelocity(_JointTerm):
     _quantity = "velocity"
 
 
-class LastCommand(_ObservedTerm):
+class LastCommand(ObservedTerm):
     """What joints were told last, of the range of their commands: -1 at its low end, 1 at its high end."""
 
     term: Literal["last_command"]
@@ -111,7 +92,7 @@ class LastCommand(_ObservedTerm):
         ]
 
 
-class BaseTerm(_ObservedTerm):
+class BaseTerm(ObservedTerm):
     """Something of the floating base."""
 
 
@@ -178,7 +159,7 @@ class BaseAngularVelocity(InertialTerm):
 GoalName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
 
-class Goal(schema.Description):
+class Goal(ObservationBase):
     """What the robot is asked for, by a topic: a velocity by ``cmd_vel``, or anything by name, such as where its joints
     are to be, by ``goal``. In simulation it is drawn at the start of each episode.
     """
@@ -249,7 +230,7 @@ def _of_base(
 def all_entries(term: ObservationTerm, robot: Robot) -> list[ObservationEntry]:
     """The entries of ``term``, and then those of each earlier control period."""
     now = term.entries(robot)
-    periods = 0 if isinstance(term, Goal) else term.history
+    periods = term.history if isinstance(term, ObservedTerm) else 0
     return now + [
         replace(entry, name=f"{entry.name}@{period}", source="memory")
         for period in range(1, periods + 1)
@@ -257,15 +238,18 @@ def all_entries(term: ObservationTerm, robot: Robot) -> list[ObservationEntry]:
     ]
 
 
-ObservationTerm = Annotated[
-    JointPosition
-    | JointVelocity
-    | LastCommand
-    | BasePosition
-    | BaseOrientation
-    | ProjectedGravity
-    | BaseLinearVelocity
-    | BaseAngularVelocity
-    | Goal,
-    Field(discriminator="term"),
-]
+if TYPE_CHECKING:
+    ObservationTerm = ObservationBase
+else:
+    _SHIPPED = (
+        JointPosition,
+        JointVelocity,
+        LastCommand,
+        BasePosition,
+        BaseOrientation,
+        ProjectedGravity,
+        BaseLinearVelocity,
+        BaseAngularVelocity,
+        Goal,
+    )
+    ObservationTerm = one_of(ObservationBase, _SHIPPED)

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from maac_ros import schema
-
-Values = Any
-"""A NumPy array or a PyTorch tensor: terms use operators that both have, so that one formula serves both."""
+from maac_ros.terms import RewardBase, Transition, Values, one_of
 
 
-@dataclass(frozen=True)
-class Transition:
-    """A control step as reward terms see it.
-
-    Attributes:
-        index: position of each observation entry, by name.
-        observation: (..., O) before the step, in the task's units.
-        action: (..., A), normalised to [-1, 1].
-        following: (..., O) after the step.
-        terminated: (...,) 1.0 where the step ended the episode.
-    """
-
-    index: Mapping[str, int]
-    observation: Values
-    action: Values
-    following: Values
-    terminated: Values
-
-
-class _Term(schema.Description):
-    weight: float
-    """Reward for a value of 1."""
-
-    def entries(self) -> tuple[str, ...]:
-        """Observation entries that the term reads."""
-        return ()
-
-
-class AliveReward(_Term):
+class AliveReward(RewardBase):
     """1 for each step that does not terminate the episode."""
 
     term: Literal["alive"]
@@ -51,7 +19,7 @@ class AliveReward(_Term):
         return 1.0 - step.terminated
 
 
-class VelocityReward(_Term):
+class VelocityReward(RewardBase):
     """A velocity, an observation entry in m/s or rad/s, averaged over the step."""
 
     term: Literal["velocity"]
@@ -67,7 +35,7 @@ class VelocityReward(_Term):
         return 0.5 * (step.observation[..., at] + step.following[..., at])
 
 
-class EffortReward(_Term):
+class EffortReward(RewardBase):
     """The sum of squares of the normalised action; its weight is negative where effort costs."""
 
     term: Literal["effort"]
@@ -76,7 +44,7 @@ class EffortReward(_Term):
         return (step.action**2).sum(-1)
 
 
-class _DistanceTerm(_Term):
+class _DistanceTerm(RewardBase):
     entry: str
     """Name of an observation entry, for example ``elbow/position``."""
     target: float | str
@@ -116,7 +84,7 @@ class SquareReward(_DistanceTerm):
         return distance * distance
 
 
-class ChangeReward(_Term):
+class ChangeReward(RewardBase):
     """The square of an observation entry's change within a step; its weight is negative where change costs.
 
     Of a ``last_command`` it makes commands smooth.
@@ -135,10 +103,18 @@ class ChangeReward(_Term):
         return change * change
 
 
-RewardTerm = Annotated[
-    AliveReward | VelocityReward | EffortReward | ClosenessReward | SquareReward | ChangeReward,
-    Field(discriminator="term"),
-]
+if TYPE_CHECKING:
+    RewardTerm = RewardBase
+else:
+    _SHIPPED = (
+        AliveReward,
+        VelocityReward,
+        EffortReward,
+        ClosenessReward,
+        SquareReward,
+        ChangeReward,
+    )
+    RewardTerm = one_of(RewardBase, _SHIPPED)
 
 
 class Reward(schema.Description):

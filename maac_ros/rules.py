@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from maac_ros.action_terms import CommandRange
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
-from maac_ros.reward_terms import Transition
 from maac_ros.task import Task
+from maac_ros.terms import Transition
 
 
 class Rules:

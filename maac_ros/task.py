@@ -21,14 +21,13 @@ from maac_ros.observation_terms import (
     Goal,
     InertialTerm,
     LastCommand,
-    ObservationEntry,
     ObservationTerm,
-    Source,
     all_entries,
 )
 from maac_ros.resources import named_file
 from maac_ros.reward_terms import Reward
 from maac_ros.robot import Mirror, Robot
+from maac_ros.terms import DerivedTerm, ObservationEntry, Source
 from maac_ros.world_terms import Simulation
 
 
@@ -106,7 +105,7 @@ class Task(schema.Description):
                         raise ValueError(
                             f"{section}.{position}.joints: unknown joint '{joint}'; expected one of: {known}"
                         )
-                if isinstance(term, BaseTerm) and self.robot.base is None:
+                if _of_base(term, self.robot) and self.robot.base is None:
                     raise ValueError(
                         f"{section}.{position}.term: '{term.term}' needs a floating base; robot.base is missing"
                     )
@@ -213,6 +212,13 @@ class Task(schema.Description):
         if any(entry.safe is None for entry in self.action_entries()):
             sources.add("joint_states")
         return frozenset(sources)
+
+
+def _of_base(term: ObservationTerm | ActionTerm, robot: Robot) -> bool:
+    """Whether ``term`` needs a floating base."""
+    if isinstance(term, DerivedTerm):
+        return any(entry.source in ("odom", "imu") for entry in term.entries(robot))
+    return isinstance(term, BaseTerm)
 
 
 def load_task(name: str | Path) -> Task:

@@ -21,8 +21,8 @@ from maac_ros.nodes.messages import (
     stamp_to_ns,
 )
 from maac_ros.observation import RobotState
-from maac_ros.observation_terms import Source
 from maac_ros.task import Task
+from maac_ros.terms import Source
 
 Message = Any
 """A JointState or an Odometry."""

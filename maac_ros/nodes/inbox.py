@@ -14,8 +14,8 @@ import numpy as np
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.messages import InertialReading, Reading
 from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
-from maac_ros.observation_terms import Source
 from maac_ros.task import Task
+from maac_ros.terms import Source
 
 REORDERED_WITHIN_S = 1.0
 """A message older than the one before by less was overtaken on its way; by more, the clock went back."""

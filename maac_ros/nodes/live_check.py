@@ -23,7 +23,7 @@ from maac_ros.check import AGE_PERIODS, Finding
 from maac_ros.errors import MaacError
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, profile
-from maac_ros.observation_terms import Source
+from maac_ros.terms import Source
 
 
 @dataclass

@@ -20,7 +20,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from maac_ros.binding import Binding
 from maac_ros.errors import MaacError, ObservationError
 from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
-from maac_ros.observation_terms import Goal, Source
+from maac_ros.observation_terms import Goal
+from maac_ros.terms import Source
 
 WORLD_FRAME = "world"
 

@@ -64,9 +64,10 @@ from maac_ros.nodes.policy_parameters import (
 )
 from maac_ros.nodes.reader import Reader
 from maac_ros.nodes.telemetry import TickRecord
-from maac_ros.observation_terms import Goal, Source
+from maac_ros.observation_terms import Goal
 from maac_ros.recording import FlightRecorder
 from maac_ros.task import load_task
+from maac_ros.terms import Source
 
 READ_AT_CONFIGURE = (
     "task",
