@@ -106,7 +106,7 @@ venv:
 	for item in package.xml launch config sim; do
 	    ln -sfn "$(CURDIR)/$$item" ".venv/share/maac_ros/$$item"
 	done
-	for program in maac policy_node sim_node trainer_node; do
+	for program in maac policy_node sim_node camera_node trainer_node; do
 	    ln -sfn "../../bin/$$program" ".venv/lib/maac_ros/$$program"
 	done
 	echo "$$installed" > .venv/.installed

@@ -10,6 +10,7 @@ PROGRAMS = {
     "maac": "maac_learning.cli:main",
     "policy_node": "maac_ros.nodes.policy_node:main",
     "sim_node": "maac_ros.nodes.sim_node:main",
+    "camera_node": "maac_ros.nodes.camera_node:main",
     "trainer_node": "maac_ros.nodes.trainer_node:main",
 }
 
@@ -62,6 +63,7 @@ setup(
         *share("launch", "*.py"),
         *share("config", "*.yaml"),
         *share("config/sros2", "*.xml"),
+        *share("config/foxglove", "*.json"),
         *share("bundles", "*"),
         *share("sim", "*"),
         *executables(),

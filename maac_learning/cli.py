@@ -25,6 +25,9 @@ COMMANDS = {
     "replay": Subcommand(
         "maac_ros.replay:replay", "repeat what a policy node recorded, and compare the commands"
     ),
+    "view": Subcommand(
+        "maac_ros.nodes.viewer:view", "look at a running robot, real or simulated, in a window"
+    ),
     "report": Subcommand(
         "maac_learning.report:report", "draw committed learning curves and measurements"
     ),

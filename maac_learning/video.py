@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +10,12 @@ import imageio.v2 as imageio
 import numpy as np
 
 from maac_ros.errors import ConfigError
-
-BACKENDS = ("egl", "osmesa")
-"""Ways of rendering without a screen, best first: on a graphics card or Mesa's drivers, and in software."""
+from maac_ros.rendering import choose_backend
 
 MAX_FPS = 60.0
 """Robots controlled at a higher rate are shown in every second frame, every third, and so on, in real time."""
 
 _SUFFIXES = (".mp4", ".mkv", ".mov")
-
-# MuJoCo and PyOpenGL choose a backend once, when they are imported: only another process can try.
-_TRIAL = """
-import importlib, sys, mujoco
-context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(16, 16)
-context.make_current()
-model = mujoco.MjModel.from_xml_string("<mujoco/>")
-mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-"""
 
 
 def check_video(path: Path) -> None:
@@ -44,40 +30,10 @@ def check_video(path: Path) -> None:
         raise ConfigError(f"--video: got '{path}'; expected a name in {', '.join(_SUFFIXES)}")
     if not path.parent.is_dir():
         raise ConfigError(f"--video: the folder '{path.parent}' does not exist")
-    wanted = os.environ.get("MUJOCO_GL")
-    problems = []
-    for backend in (wanted,) if wanted else BACKENDS:
-        problem = _try(backend)
-        if problem is None:
-            os.environ["MUJOCO_GL"] = backend
-            return
-        problems.append(f"{backend}: {problem}")
-    raise ConfigError(
-        "--video: MuJoCo cannot render on this machine. Install a software renderer, on Debian and Ubuntu: apt-get "
-        "install libegl1 libgl1-mesa-dri (or libosmesa6)"
-        + (f"; or unset MUJOCO_GL, now '{wanted}'" if wanted else "")
-        + ". What was tried:\n"
-        + "\n".join(problems)
-    )
-
-
-def _try(backend: str) -> str | None:
-    """Why a backend does not render in a process of its own; None when it does."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _TRIAL, backend],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, "MUJOCO_GL": backend},
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "no answer in 60 s"
-    if done.returncode == 0:
-        return None
-    lines = [line for line in done.stderr.splitlines() if line and not line[0].isspace()]
-    return lines[-1] if lines else f"ended with {done.returncode}"
+        choose_backend()
+    except ConfigError as reason:
+        raise ConfigError(f"--video: {reason}") from reason
 
 
 class Video:

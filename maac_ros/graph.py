@@ -85,6 +85,7 @@ class NodeSpec:
         remappings: ROS names, from and to.
         namespace: ROS namespace.
         ends_graph: when this process ends, the others are stopped.
+        wanted: the process is left out where this is false, 0 or empty.
     """
 
     executable: str
@@ -92,6 +93,7 @@ class NodeSpec:
     remappings: Mapping[str, str | Ref] = field(default_factory=dict)
     namespace: str | Ref = ""
     ends_graph: bool = False
+    wanted: Value | Ref = True
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> tuple[ResolvedNode, ...]:
             ends_graph=node.ends_graph,
         )
         for node in graph.nodes
+        if fill(node.wanted)
     )
 
 
@@ -182,6 +185,9 @@ _RECORD = Argument(
     "record",
     "",
     "folder for a recording of every tick, which `maac replay` repeats; empty for none",
+)
+_CAMERA_HZ = Argument(
+    "camera_hz", 0.0, "pictures a second of the robot on camera_node/image; 0 for none"
 )
 _TRIGGERS = ("timer", "observation")
 
@@ -244,6 +250,7 @@ SIM_DEPLOY = Graph(
         _RECOVERY,
         Argument("stop_after_ms", 0.0, "a longer fault latches the stop, ms; 0 for never"),
         _RECORD,
+        _CAMERA_HZ,
     ),
     nodes=(
         NodeSpec(
@@ -265,6 +272,11 @@ SIM_DEPLOY = Graph(
                 "reliable_sensors": True,
                 "autostart": True,
             },
+        ),
+        NodeSpec(
+            "camera_node",
+            parameters={**_refs("task", "robot"), "rate_hz": Ref("camera_hz")},
+            wanted=Ref("camera_hz"),
         ),
     ),
 )

@@ -2,7 +2,11 @@
 
 import gc
 import os
+import signal
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 # rclpy reads these when it is imported; other test runs on this host must not be heard, nor the other workers of this
 # one, which have one parent and are numbered.
@@ -29,6 +33,8 @@ from sensor_msgs.msg import JointState
 from maac_ros.nodes.common import RELIABLE
 from maac_ros.resources import named_file
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def pytest_collection_finish():
     """What has been imported stays: every bench collects garbage, and need not look at it."""
@@ -41,6 +47,35 @@ def bench():
     bench = Bench()
     yield bench
     bench.close()
+
+
+@pytest.fixture
+def start():
+    """``start(module, *arguments)``: a process in a group of its own, as launch starts it."""
+    started = []
+
+    def make(module, *arguments):
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield make
+    for process in started:
+        process.send_signal(signal.SIGINT)  # `up` stops the processes that it started
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
 
 
 class JointSource:

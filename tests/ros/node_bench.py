@@ -1,6 +1,7 @@
 """Real nodes in one process, spun by the test itself: nothing here sleeps."""
 
 import gc
+import json
 import time
 
 import rclpy
@@ -18,6 +19,12 @@ from maac_ros.nodes.sim_node import SimNode
 
 PATIENCE = 60.0
 """Seconds after which a test gives up; everything it waits for takes a fraction of one."""
+
+
+def parameters(**values):
+    """Arguments of a node's process."""
+    flags = [f"{name}:={json.dumps(value)}" for name, value in values.items()]
+    return ["--ros-args", *(word for flag in flags for word in ("-p", flag))]
 
 
 class Bench:

@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from node_bench import parameters
 from std_msgs.msg import Float64, Float64MultiArray, String
 
 from maac_learning.cli import main
@@ -19,42 +17,6 @@ from maac_ros.nodes.common import LATCHED, profile
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def start():
-    """``start(module, *arguments)``: a process in a group of its own, as launch starts it."""
-    started = []
-
-    def make(module, *arguments):
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield make
-    for process in started:
-        process.send_signal(signal.SIGINT)  # `up` stops the processes that it started
-        try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise
-
-
-def parameters(**values):
-    flags = [f"{name}:={json.dumps(value)}" for name, value in values.items()]
-    return ["--ros-args", *(word for flag in flags for word in ("-p", flag))]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

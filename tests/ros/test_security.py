@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from maac_ros.nodes.camera_node import CameraNode
 from maac_ros.nodes.common import DISCOVERY_RANGE, confine
 from maac_ros.nodes.trainer_node import TrainerNode
 
@@ -27,7 +28,7 @@ def allowed(node):
     return names
 
 
-@pytest.mark.parametrize("node", ["policy_node", "sim_node", "trainer_node"])
+@pytest.mark.parametrize("node", ["policy_node", "sim_node", "camera_node", "trainer_node"])
 def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bundle, tmp_path, node):
     """Ant is the task with every source of the robot's state; a goal comes on one topic or another, or on none."""
     spare = {f"/{node}/{NEWER_THAN_HUMBLE}", "/cmd_vel", "/goal", "/imu"}
@@ -36,6 +37,8 @@ def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bund
         assert made.autostart()
     elif node == "sim_node":
         bench.simulator(task="ant")
+    elif node == "camera_node":
+        bench.add(CameraNode, task="ant")
     else:
         bench.add(TrainerNode, run_dir=str(tmp_path / "run"))
     wanted = allowed(node)

@@ -1,0 +1,78 @@
+"""A robot as its topics tell it, placed in its task's simulated world to be looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+
+from maac_ros.binding import Binding
+from maac_ros.errors import ObservationError
+from maac_ros.nodes import messages
+from maac_ros.nodes.common import BEST_EFFORT
+from maac_ros.nodes.messages import BaseReading, InertialReading, Reading
+from maac_ros.observation import JointReading
+from maac_ros.simulation import Simulation
+from maac_ros.terms import Source
+
+_TOLD = {
+    JointReading: ("joint_position", "joint_velocity"),
+    BaseReading: (
+        "base_position",
+        "base_orientation",
+        "base_linear_velocity",
+        "base_angular_velocity",
+    ),
+    InertialReading: ("base_orientation", "base_angular_velocity"),
+}
+"""Which numbers of the robot's state a reading tells, in its order."""
+
+
+class ShownRobot:
+    """Listens to the topics of a robot, real or simulated; what they do not tell is as the MJCF has it.
+
+    Args:
+        node: that subscribes.
+        binding: of the robot, or of the simulator.
+        render_mode: of :class:`maac_ros.simulation.Simulation`.
+
+    Attributes:
+        simulation: its world.
+        stamp_ns: of the newest joint states; None before the first.
+    """
+
+    def __init__(self, node: Node, binding: Binding, render_mode: str | None = None) -> None:
+        self._node = node
+        self.simulation = Simulation(binding.task, render_mode)
+        self._state = self.simulation.reset(0)
+        self.stamp_ns: int | None = None
+        sources: tuple[Source, ...] = ("joint_states",)
+        if binding.task.robot.base is not None:
+            sources += ("odom", "imu")
+        for source in sources:
+            self._subscribe(source, binding)
+
+    def place(self) -> None:
+        """Put the robot where it was last said to be."""
+        self.simulation.place(self._state)
+
+    def _subscribe(self, source: Source, binding: Binding) -> None:
+        read = messages.state_reader(source, binding)
+
+        def take(message: Any) -> None:
+            try:
+                self._take(read(message))
+            except ObservationError as reason:
+                self._node.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
+                return
+            if source == "joint_states":
+                self.stamp_ns = messages.stamp_to_ns(message.header.stamp)
+
+        topic = getattr(binding.topics, source)
+        self._node.create_subscription(messages.STATE_MESSAGES[source], topic, take, BEST_EFFORT)
+
+    def _take(self, reading: Reading) -> None:
+        for name, values in zip(_TOLD[type(reading)], reading, strict=True):
+            known = getattr(self._state, name)
+            setattr(self._state, name, np.where(np.isfinite(values), values, known))
