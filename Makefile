@@ -99,6 +99,7 @@ venv:
 	pip="$(BIN)/python -m pip --disable-pip-version-check -qq install"
 	$$pip $$requirements -r requirements/numpy-$$numpy.txt -r requirements/runtime.txt \
 	    -r requirements/learning.txt -r requirements/dev.txt
+	$$pip --no-deps -r requirements/leapp.txt
 	$$pip --no-build-isolation --no-deps --editable .
 	# What an editable install leaves out: the ament index, and the files that ros2 looks for.
 	mkdir -p .venv/share/ament_index/resource_index/packages .venv/share/maac_ros .venv/lib/maac_ros

@@ -18,7 +18,7 @@ import tyro
 
 from maac_learning.config import TrainConfig, load_train_config, read_overrides
 from maac_learning.progress import Bar
-from maac_learning.trainer import Trainer, load_run
+from maac_learning.trainer import CONFIG_FILE, Trainer, load_run
 from maac_learning.video import Video, check_video
 from maac_ros.bundle import load_bundle
 from maac_ros.conditions import Conditions
@@ -242,16 +242,32 @@ def _through_ros(chosen: EvaluateArguments, changes: dict[str, Any]) -> dict[str
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Export a bundle from a run's newest checkpoint."""
+    """Export a bundle from a run's newest checkpoint, or a bundle's policy in another form."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
+    source: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run; with --leapp also that of a bundle, or the name of a shipped one."""
     output: Path | None = None
-    """Folder of the bundle; by default RUN/bundle."""
+    """Folder of the bundle; by default SOURCE/bundle."""
+    leapp: Path | None = None
+    """Folder for the policy as a LEAPP graph too, which NVIDIA's runtime in C++ takes."""
 
 
 def export(arguments: Sequence[str]) -> int:
     """``maac export``."""
     chosen = tyro.cli(ExportArguments, prog="maac export", args=list(arguments))
-    print(f"bundle: {load_run(chosen.run).export_bundle(chosen.output).path}")
+    # What is no run's folder can only be a bundle.
+    ready = chosen.leapp is not None and not (chosen.source / CONFIG_FILE).is_file()
+    if ready:
+        if chosen.output is not None:
+            raise ConfigError(
+                f"--output: '{chosen.source}' is a bundle already; give --leapp alone"
+            )
+        bundle = load_bundle(str(chosen.source))
+    else:
+        bundle = load_run(chosen.source).export_bundle(chosen.output)
+        print(f"bundle: {bundle.path}")
+    if chosen.leapp is not None:
+        from maac_learning.leapp_export import export_leapp
+
+        print(f"leapp: {export_leapp(bundle, chosen.leapp)}")
     return 0

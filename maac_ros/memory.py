@@ -22,6 +22,7 @@ class Memory:
     Attributes:
         entries: (K,) where they are in the observation.
         sources: (K,) where each was one control period ago, in the last observation followed by the normalised command.
+        first: (K,) where each begins, in the present observation followed by the normalised command.
     """
 
     def __init__(self, task: Task) -> None:
@@ -37,7 +38,7 @@ class Memory:
         self.sources = np.array(sources, dtype=np.intp)
         # At the beginning all earlier values are the present one.
         first = now | told
-        self._first = np.array([first[name.partition("@")[0]] for name in recalled], dtype=np.intp)
+        self.first = np.array([first[name.partition("@")[0]] for name in recalled], dtype=np.intp)
 
     def __bool__(self) -> bool:
         """Whether the task recalls anything."""
@@ -45,7 +46,7 @@ class Memory:
 
     def begin(self, observation: Vector, command: Vector) -> Vector:
         """``observation`` (O,) as the first one, ``command`` (A,), in command units, being in force until then."""
-        return self._filled(observation, observation, command, self._first)
+        return self._filled(observation, observation, command, self.first)
 
     def go_on(self, observation: Vector, last: Vector, command: Vector) -> Vector:
         """``observation`` (O,) with what it recalls, a control period after ``last`` (O,) and ``command`` (A,)."""

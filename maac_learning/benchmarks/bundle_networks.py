@@ -61,7 +61,7 @@ class TorchFunction:
     """A module with the interface of :class:`maac_ros.inference.OnnxFunction`, as far as the planner uses it."""
 
     def __init__(self, module: nn.Module, outputs: tuple[str, ...]) -> None:
-        self._module, self._outputs = module.eval().requires_grad_(False), outputs
+        self.module, self._outputs = module.eval().requires_grad_(False), outputs
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
         """A call that reads and writes the arrays' memory."""
@@ -78,7 +78,7 @@ class TorchFunction:
         return call
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        results = self._module(*inputs)
+        results = self.module(*inputs)
         return results if isinstance(results, tuple) else (results,)
 
 
@@ -92,6 +92,16 @@ def in_torch(bundle: Bundle) -> Bundle:
         functions = {name: _torch_function(bundle, name, golden) for name in _GRAPHS}
     changes: dict[str, Any] = functions
     return dataclasses.replace(bundle, **changes)
+
+
+def torch_policy(bundle: Bundle) -> nn.Module:
+    """The policy's graph in PyTorch: observations (B, O) to commands (B, A), and more.
+
+    Raises:
+        BenchmarkError: when no network of this project computes what the graph does.
+    """
+    with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
+        return _torch_function(bundle, "policy", golden).module
 
 
 def _torch_function(bundle: Bundle, name: str, golden: Mapping[str, Array]) -> TorchFunction:
