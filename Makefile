@@ -8,7 +8,7 @@
 # installed. A .venv made for another Python, place or ROS 2 is made anew.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo soak test lint clean
+.PHONY: help venv demo soak test docs lint clean
 .ONESHELL:
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
@@ -117,6 +117,9 @@ demo: venv
 
 soak: venv
 	@$(BIN)/maac soak $(ARGS)
+
+docs: venv
+	@$(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 lint: venv
 	@$(BIN)/ruff check
