@@ -89,5 +89,7 @@ def test_what_does_not_go_together_is_refused_by_field(robot_file, change, said)
 
 
 def test_unknown_robot_is_refused_with_the_shipped_ones():
-    with pytest.raises(ConfigError, match=r"unknown robot 'marvin': .* one of: late_pendulum, reaching_arm"):
+    with pytest.raises(
+        ConfigError, match=r"unknown robot 'marvin': .* one of: late_pendulum, reaching_arm"
+    ):
         load_robot("marvin")
