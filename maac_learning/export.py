@@ -234,7 +234,7 @@ def _export_graph(
         outputs: Any = module(*inputs.values())
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     batch = torch.export.Dim("batch")
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
@@ -275,7 +275,7 @@ def _shaped(rows: Tensor, shape: tuple[int | None, ...]) -> Tensor:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """The exporter reports on its own progress and on packages it could use; none of it concerns the user."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from maac_learning.benchmarks.bundle_networks import torch_policy
-from maac_ros.action_terms import ActionEntry
+from maac_learning.export import ActionScaling, quiet
 from maac_ros.bundle import GOLDEN, Bundle
 from maac_ros.errors import BundleError, ConfigError
 from maac_ros.memory import Memory
@@ -169,7 +168,8 @@ def _trace(leapp: Any, bundle: Bundle, inputs: list[_Group], outputs: list[_Grou
     observation = torch.minimum(torch.maximum(observation, low), high)
     command = torch_policy(bundle)(observation)[0]
     if memory:
-        last = torch.cat((observation, _normalized(command, actions)), dim=-1)
+        scaling = ActionScaling(task)
+        last = torch.cat((observation, scaling.to_action(command)), dim=-1)
         following = last.index_select(-1, torch.from_numpy(memory.sources))
         leapp.annotate.update_state(NODE, {"begun": torch.ones_like(begun), "recalled": following})
     gear = torch.tensor([entry.gear for entry in actions])
@@ -204,16 +204,11 @@ def _first(task: Task, memory: Memory, inputs: list[_Group], measured: Tensor) -
             f"--leapp: task '{task.name}' recalls commands of joints that are told positions; before the first one "
             "there is none that LEAPP could begin with"
         )
-    told = _normalized(torch.from_numpy(np.nan_to_num(safe)).float()[None], task.action_entries())
+    told = ActionScaling(task).to_action(torch.from_numpy(np.nan_to_num(safe)).float()[None])
     # Recalled entries follow from measured ones alone: those of the memory are never asked for here.
     blank = torch.zeros(1, len(memory.entries))
     now = torch.cat((measured, blank), dim=-1).index_select(-1, _arrangement(memory, inputs))
     return torch.cat((now, told), dim=-1).index_select(-1, torch.from_numpy(memory.first))
-
-
-def _normalized(command: Tensor, actions: tuple[ActionEntry, ...]) -> Tensor:
-    low, high = (torch.tensor([getattr(a, end) for a in actions]) for end in ("low", "high"))
-    return (command - (low + high) / 2) / ((high - low) / 2)
 
 
 def check_leapp(bundle: Bundle, description: Path) -> None:
@@ -262,14 +257,10 @@ def check_leapp(bundle: Bundle, description: Path) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """LEAPP, the exporter and ONNX Runtime report on their own progress; failures are raised."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    """LEAPP and ONNX Runtime report on their own progress, beside the exporter; failures are raised."""
     onnxruntime.set_default_logger_severity(_QUIET)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         onnxruntime.set_default_logger_severity(_LOUD)
-        exporter.setLevel(level)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from maac_ros.conditions import Randomization
 from maac_ros.errors import TaskError
+from maac_ros.memory import Memory
 from maac_ros.observation import ObservationBuilder, RobotState, Vector, flat_names
 from maac_ros.robot import Mirror
 from maac_ros.simulation import Simulation
@@ -69,7 +70,7 @@ def check_mirror(task: Task, seed: int = 0) -> None:
     task = task.model_copy(update={"simulation": alike})
     names = flat_names(task)
     goals = len(task.goal.ranges) if task.goal else 0
-    recalled = sum(entry.source == "memory" for entry in task.observation_entries())
+    recalled = len(Memory(task).entries)
     state_from, state_sign = _image(mirror, names)
     actions = task.action_entries()
     action_from, action_sign = _image(mirror, [entry.name for entry in actions])

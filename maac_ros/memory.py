@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maac_ros.action_terms import CommandRange
+from maac_ros.observation import Vector
 from maac_ros.observation_terms import LAST_COMMAND, earlier
 from maac_ros.task import Task
 
-Vector = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 FORGET_S = 0.5

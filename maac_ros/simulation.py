@@ -130,8 +130,7 @@ class Simulation:
         self._safe = SafeCommand(task)
         self._pending: deque[Vector] = deque()
         self._memory, self._builder = Memory(task), ObservationBuilder(task)
-        self._last: Vector = np.zeros(0)
-        self._recalled: Vector = np.zeros(len(self._memory.entries))
+        self._last: Vector = np.zeros(len(self._builder.entries) if self._memory else 0)
 
     def reset(self, seed: int | None = None) -> RobotState:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
@@ -150,14 +149,15 @@ class Simulation:
         if self._memory:
             self._safe.forget()
             told = self._safe.values(state.joints)
-            self._recall(state, self._memory.begin(self._builder.build(state), told))
+            self._last = self._memory.begin(self._builder.build(state), told)
+            state.memory = self._last[self._memory.entries]
         return state
 
-    def _recall(self, state: RobotState, observation: Vector) -> None:
-        """``observation`` is what ``state`` was seen as."""
-        self._last = observation
-        self._recalled = observation[self._memory.entries]
-        state.memory = self._recalled.copy()
+    def _recall(self, state: RobotState, last: Vector, command: Vector) -> None:
+        """Let ``state`` recall what follows from the ``last`` observation and ``command``."""
+        if self._memory:
+            self._last = self._memory.go_on(self._builder.build(state), last, command)
+            state.memory = self._last[self._memory.entries]
 
     def _drawn_conditions(self) -> Conditions:
         drawn = self.task.simulation.randomize.draw(self._random)
@@ -175,18 +175,14 @@ class Simulation:
         self._control[self._actuators] = self._pending.popleft()
         reward, terminated = self._world.step(self._control)
         last, state = self._last, self.state()
-        if self._memory:
-            self._recall(state, self._memory.go_on(self._builder.build(state), last, command))
         if self._rules is not None and before is not None:
+            self._recall(state, last, command)
             reward, terminated = self._rules.judge(before, command, state)
             # MuJoCo puts a robot back at its start where its numbers are out of bounds.
             terminated = terminated or self.unstable
         truncated = self._world.elapsed_steps >= self.task.simulation.episode_steps
         state = self._seen(state)
-        if self._memory:
-            # Once more: now with the noise.
-            observation = self._memory.go_on(self._builder.build(state), last, command)
-            self._recall(state, observation)
+        self._recall(state, last, command)
         return StepResult(state, reward, terminated, truncated)
 
     def _seen(self, state: RobotState) -> RobotState:
@@ -203,7 +199,7 @@ class Simulation:
             self.data.qpos[self._qpos],
             self.data.qvel[self._qvel],
             goal=self._goal.copy(),
-            memory=self._recalled.copy(),
+            memory=self._last[self._memory.entries],
         )
         if self._base is not None:
             position, velocity = self._base
@@ -226,7 +222,7 @@ class Simulation:
         if state.goal.size:
             self._goal = state.goal.copy()
         if state.memory.size:
-            self._last, self._recalled = self._builder.build(state), state.memory.copy()
+            self._last = self._builder.build(state)
         self.data.qacc_warmstart[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
 
@@ -255,7 +251,6 @@ class Simulation:
         self._pending = deque(snapshot.pending)
         if snapshot.seen.size:
             self._last = snapshot.seen.copy()
-            self._recalled = self._last[self._memory.entries]
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
         mujoco.mj_forward(self.model, self.data)
         # mj_forward has overwritten the solver's warm start.
