@@ -175,15 +175,12 @@ class Bundle:
         return {"task": self.task.name, **self.manifest.provenance.model_dump(mode="json")}
 
 
-def load_bundle(
-    path: str | Path, providers: Sequence[str] = inference.CPU_PROVIDERS, threads: int = 1
-) -> Bundle:
+def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVIDERS) -> Bundle:
     """Load a bundle and verify all of it: schema, checksums, graph signatures, golden vectors.
 
     Args:
         path: the bundle's folder, or the name of one that ships with the package, such as ``hopper``.
         providers: ONNX Runtime execution providers, best first.
-        threads: that each graph may use on the CPU.
 
     Raises:
         BundleError: naming the file and what is wrong with it.
@@ -193,7 +190,7 @@ def load_bundle(
     contents = {name: _read(folder, name, digest) for name, digest in manifest.sha256.items()}
     functions = {
         name: OnnxFunction(
-            contents[f"{name}.onnx"], str(folder / f"{name}.onnx"), signature, providers, threads
+            contents[f"{name}.onnx"], str(folder / f"{name}.onnx"), signature, providers
         )
         for name, signature in manifest.signatures().items()
     }

@@ -33,6 +33,7 @@ class ControllerSettings:
     Attributes:
         use_mpc: refine the policy by planning.
         planner: size of the search.
+        planner_threads: that share out the candidates of a plan; see :class:`CemPlanner`.
         mpc_budget_s: time a plan may take; the planner stops early, or the policy acts alone.
         plausible_margin: how far an observation entry may lie outside the range of the training data, as a share of
             the width of that range; infinite for no limit.
@@ -47,6 +48,7 @@ class ControllerSettings:
 
     planner: PlannerSettings
     mpc_budget_s: float
+    planner_threads: int = 1
     use_mpc: bool = False
     plausible_margin: float = np.inf
     max_observation_age_s: float = np.inf
@@ -190,7 +192,7 @@ class Controller:
         self.statistics = Statistics()
         self.safe.forget()
         self._previous = self._replaced = self.safe.blind
-        self._planner = CemPlanner(self.bundle, self._settings.planner, self.seed, self._clock)
+        self._planner = self._new_planner()
         self.monitor = ModelMonitor(self.bundle)
         self._answered: Array | None = None
         self._seen = self._seen_s = None
@@ -202,9 +204,15 @@ class Controller:
 
     def configure(self, settings: ControllerSettings) -> None:
         """Change the settings between two ticks."""
-        if settings.planner != self._settings.planner:
-            self._planner = CemPlanner(self.bundle, settings.planner, self.seed, self._clock)
-        self._settings = settings
+        before, self._settings = self._settings, settings
+        if (settings.planner, settings.planner_threads) != (before.planner, before.planner_threads):
+            self._planner = self._new_planner()
+
+    def _new_planner(self) -> CemPlanner:
+        settings = self._settings
+        return CemPlanner(
+            self.bundle, settings.planner, self.seed, self._clock, settings.planner_threads
+        )
 
     def warm_up(self, ticks: int = 5) -> None:
         """Run every path once or more, since first calls are slow, then reset."""

@@ -30,7 +30,7 @@ class Signature:
     outputs: Mapping[str, tuple[int | None, ...]]
 
 
-def session_options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int = 1) -> ort.SessionOptions:
     """``threads`` that sleep when there is nothing to do, one graph node after the other, errors only."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -42,14 +42,15 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 class OnnxFunction:
-    """One graph, run on few threads that do not spin: default pools starve a control loop.
+    """One graph, run by the thread that calls it alone: default pools starve a control loop.
+
+    Several threads may call it at once.
 
     Args:
         graph: the serialised model.
         origin: its file name, for messages.
         signature: what the graph must take and give.
         providers: ONNX Runtime execution providers, best first.
-        threads: that the graph may use on the CPU; they sleep when it does not run.
 
     Raises:
         BundleError: when the graph reaches beyond itself, cannot be loaded, or has another signature.
@@ -61,12 +62,11 @@ class OnnxFunction:
         origin: str,
         signature: Signature,
         providers: Sequence[str] = CPU_PROVIDERS,
-        threads: int = 1,
     ) -> None:
         require_plain(graph, origin)
         try:
             self._session = ort.InferenceSession(
-                graph, session_options(threads), providers=list(providers)
+                graph, session_options(), providers=list(providers)
             )
         except Exception as reason:  # ONNX Runtime raises a different type for each fault
             raise BundleError(f"{origin}: not a graph ONNX Runtime can load: {reason}") from reason

@@ -15,7 +15,7 @@ import numpy as np
 
 from maac_ros.bundle import Bundle
 from maac_ros.inference import Array
-from maac_ros.rollouts import ModelRollouts
+from maac_ros.rollouts import ModelRollouts, Share
 from maac_ros.task import PlannerSettings
 
 MIN_STD = 0.01
@@ -58,6 +58,7 @@ class CemPlanner:
         settings: number of candidates, horizon, iterations and so on.
         seed: of the planner's own random stream.
         clock: steady seconds, for the budget.
+        threads: that share out the candidates; the plans are the same with any number.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class CemPlanner:
         settings: PlannerSettings,
         seed: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        threads: int = 1,
     ) -> None:
         self.settings = settings
         self._clock = clock
@@ -76,7 +78,7 @@ class CemPlanner:
         high = np.array([a.high for a in bundle.manifest.action], dtype=np.float32)
         self._low, self._high = low, high
         self._min_std = MIN_STD * (high - low) / 2
-        self._rollouts = ModelRollouts(bundle, settings, self._random)
+        self._rollouts = ModelRollouts(bundle, settings, self._random, threads)
         count = self._rollouts.candidates
         self._elites = max(2, round(settings.elite_fraction * count))
         self._kept = round(settings.policy_fraction * count)
@@ -144,21 +146,26 @@ class CemPlanner:
 
         The deterministic policy is one of them, and another is the rest of the last plan, ended by the policy.
         """
-        rollouts, low, high = self._rollouts, self._low, self._high
         self._draw_noise()
         self._noise[:, 0] = 0.0
-        rollouts.begin(observation)
-        for step, (actions, noise) in enumerate(zip(self._candidates, self._noise, strict=True)):
+        last = self._last
+
+        def follow_policy(share: Share) -> None:
+            candidates, noises = self._of(share, self._candidates), self._of(share, self._noise)
+            share.begin(observation)
+            for step, (actions, noise) in enumerate(zip(candidates, noises, strict=True)):
+                self._require_time()
+                share.ask_policy()
+                np.multiply(share.policy_std, noise, out=actions)
+                actions += share.policy_action
+                if last is not None and step + 1 < len(last) and share.candidates.start == 0:
+                    actions[1] = last[step + 1]
+                np.clip(actions, self._low, self._high, out=actions)
+                share.advance(actions)
             self._require_time()
-            rollouts.ask_policy()
-            np.multiply(rollouts.policy_std[: len(noise)], noise, out=actions)
-            actions += rollouts.policy_action[: len(noise)]
-            if self._last is not None and step + 1 < len(self._last):
-                actions[1] = self._last[step + 1]
-            np.clip(actions, low, high, out=actions)
-            rollouts.advance(actions)
-        self._require_time()
-        return rollouts.close()
+            share.close()
+
+        return self._rollouts.run(follow_policy)
 
     def _returns(self, observation: Array) -> Array:
         """Draw candidates from the present distribution, but for those that stay the policy's; returns (N,)."""
@@ -168,12 +175,21 @@ class CemPlanner:
         np.multiply(noise, self._std[:, None], out=drawn)
         drawn += self._mean[:, None]
         np.clip(drawn, self._low, self._high, out=drawn)
-        self._rollouts.begin(observation)
-        for actions in self._candidates:
+
+        def follow_candidates(share: Share) -> None:
+            share.begin(observation)
+            for actions in self._of(share, self._candidates):
+                self._require_time()
+                share.advance(actions)
             self._require_time()
-            self._rollouts.advance(actions)
-        self._require_time()
-        return self._rollouts.close()
+            share.close()
+
+        return self._rollouts.run(follow_candidates)
+
+    @staticmethod
+    def _of(share: Share, sequences: Array) -> Array:
+        """What of ``sequences`` (H, N, A) belongs to the share's candidates."""
+        return sequences[:, share.candidates]
 
     def _refit(self, returns: Array, first: bool) -> float:
         """Move the distribution to the best candidates; their mean return, weighted as they are."""

@@ -1,58 +1,80 @@
 """Model rollouts for planning: candidates through the learned ensemble, one graph call a model step.
 
-All memory is laid out once. A call per model step costs a few per cent more than one graph for a whole horizon
+Candidates know nothing of each other until they are compared, so each thread takes a share of them through a whole
+rollout; ONNX Runtime lets go of the interpreter while a graph runs. Threads inside the graphs would have to wait for
+each other at every layer, and the layers are too small for that.
+
+All memory is laid out once. A call per model step costs about as much as one graph for a whole horizon
 (``maac bench planner`` shows both), and leaves every step open to the budget and to the policy.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import numpy as np
+from numpy.typing import NDArray
 
 from maac_ros.bundle import Bundle
 from maac_ros.inference import Array
 from maac_ros.task import PlannerSettings
 
+_LEAST_ROWS = 32
+"""With fewer rows for each thread, what another one saves is less than what it costs to wake it."""
 
-class ModelRollouts:
-    """N candidates, each propagated by P particles that follow one member of the ensemble at a time.
 
-    Particle p of candidate n is row p N + n. Members predict without noise: what the particles of a candidate differ
-    in is what the ensemble does not know.
+class Share:
+    """Some of the candidates with all their particles, for one thread to take through the model.
+
+    Particle p of the share's candidate n is row n P + p. Any E rows in a row follow the E members of the ensemble, each
+    another one, as the draw says.
 
     Args:
         bundle: its step, policy and value graphs are used.
-        settings: particles, how members are drawn, and how critics are reduced.
-        random: the stream that members are drawn from.
+        settings: particles, and how critics are reduced.
+        candidates: which of all candidates these are.
+        draw: (D, G, E): for model step t, or for all where D is 1, which of a group's E rows each member gets.
+        returns: (N,) of all candidates, to write those of these in.
 
     Attributes:
-        candidates: N, the ``settings.candidates`` rounded up so that N P divides by the members.
-        policy_action, policy_std: (N P, A) of :meth:`ask_policy`, in command units.
-        returns: (N,) of :meth:`close`.
+        candidates: as given.
+        policy_action, policy_std: (n, A) of :meth:`ask_policy` at each candidate's first particle, in command units.
     """
 
     def __init__(
-        self, bundle: Bundle, settings: PlannerSettings, random: np.random.Generator
+        self,
+        bundle: Bundle,
+        settings: PlannerSettings,
+        candidates: slice,
+        draw: NDArray[np.int64],
+        returns: Array,
     ) -> None:
         manifest = bundle.manifest
         observations, actions = len(manifest.observation), len(manifest.action)
-        members, particles = manifest.members, settings.particles
-        self.candidates = settings.candidates
-        while self.candidates * particles % members:
-            self.candidates += 1
-        rows = self.candidates * particles
-        self._random, self._settings, self._discount = random, settings, manifest.discount
-        # Row order holds a candidate's particles apart; slot order holds a member's rows together.
-        self._slot_row = np.arange(rows)
-        self._row_slot = np.arange(rows)
-        self._slot_candidate = np.arange(rows)
-        self._rows = np.arange(rows)
+        self.candidates = candidates
+        self._particles, self._discount = settings.particles, manifest.discount
+        self._reduce = np.mean if settings.terminal_value == "mean" else np.amin
+        self._returns = returns[candidates]
+        rows = len(self._returns) * settings.particles
+        draws, groups, members = draw.shape
+        # Slot order holds a member's rows together.
+        self._draw = draw
+        self._first_rows = np.arange(0, rows, members)[:, None]
+        self._slots = np.arange(rows).reshape(members, groups).T
+        self._group = np.arange(groups)[:, None]
+        self._slot_row = np.zeros((draws, members, groups), np.int64)
+        self._slot_candidate = np.zeros_like(self._slot_row)
+        self._row_slot = np.zeros((draws, groups, members), np.int64)
         self._states = np.zeros((rows, observations), np.float32)
-        slots = (members, rows // members)
-        self._slot_states = np.zeros((*slots, observations), np.float32)
-        self._slot_actions = np.zeros((*slots, actions), np.float32)
-        self._slot_following = np.zeros((*slots, observations), np.float32)
-        self._slot_reward = np.zeros(slots, np.float32)
-        self._slot_alive = np.zeros(slots, np.float32)
+        shape = (members, groups)
+        self._slot_states = np.zeros((*shape, observations), np.float32)
+        self._slot_actions = np.zeros((*shape, actions), np.float32)
+        self._slot_following = np.zeros((*shape, observations), np.float32)
+        self._slot_reward = np.zeros(shape, np.float32)
+        self._slot_alive = np.zeros(shape, np.float32)
         self._step = bundle.step.bind(
             {"observation": self._slot_states, "action": self._slot_actions},
             {
@@ -61,67 +83,70 @@ class ModelRollouts:
                 "alive": self._slot_alive,
             },
         )
-        self.policy_action = np.zeros((rows, actions), np.float32)
-        self.policy_std = np.zeros((rows, actions), np.float32)
+        row_action = np.zeros((rows, actions), np.float32)
+        row_std = np.zeros_like(row_action)
+        self.policy_action = row_action[:: settings.particles]
+        self.policy_std = row_std[:: settings.particles]
         self._policy = bundle.policy.bind(
-            {"observation": self._states},
-            {"action": self.policy_action, "action_std": self.policy_std},
+            {"observation": self._states}, {"action": row_action, "action_std": row_std}
         )
         self._values = np.zeros((manifest.critics, rows), np.float32)
         self._value = bundle.value.bind(
-            {"observation": self._states, "action": self.policy_action}, {"value": self._values}
+            {"observation": self._states, "action": row_action}, {"value": self._values}
         )
         self._total = np.zeros(rows, np.float32)
         self._alive = np.ones(rows, np.float32)
         self._gain = np.zeros(rows, np.float32)
-        self._weight = 1.0
-        self.returns = np.zeros(self.candidates, np.float32)
-        self._deal()
+        self._weight, self._steps = 1.0, 0
 
     def begin(self, observation: Array) -> None:
         """Put every row at ``observation`` (O,), with nothing collected yet."""
         self._states[:] = observation
         self._total.fill(0.0)
         self._alive.fill(1.0)
-        self._weight = 1.0
-        self._slot_row[:] = self._rows  # wherever an earlier rollout was given up
-        self._deal()
+        self._weight, self._steps = 1.0, 0
+        np.add(self._draw, self._first_rows, out=self._slot_row.transpose(0, 2, 1))
+        np.floor_divide(self._slot_row, self._particles, out=self._slot_candidate)
+        for slot_of, draw in zip(self._row_slot, self._draw, strict=True):
+            slot_of[self._group, draw] = self._slots
 
     def ask_policy(self) -> None:
         """Let ``policy_action`` and ``policy_std`` be the policy's at the present states."""
         self._policy()
 
     def advance(self, actions: Array) -> None:
-        """One model step under ``actions`` (N, A), the same for all particles of a candidate."""
-        if self._settings.member_draw == "step":
-            self._deal()
+        """One model step under ``actions`` (n, A), the same for all particles of a candidate."""
+        draw = min(self._steps, len(self._draw) - 1)
+        slot_row, slot_candidate, row_slot = (
+            each[draw].reshape(-1)
+            for each in (self._slot_row, self._slot_candidate, self._row_slot)
+        )
         flat = self._slot_states.reshape(self._states.shape)
-        np.take(self._states, self._slot_row, axis=0, out=flat, mode="clip")
+        np.take(self._states, slot_row, axis=0, out=flat, mode="clip")
         flat = self._slot_actions.reshape(len(flat), -1)
-        np.take(actions, self._slot_candidate, axis=0, out=flat, mode="clip")
+        np.take(actions, slot_candidate, axis=0, out=flat, mode="clip")
         self._step()
         flat = self._slot_following.reshape(self._states.shape)
-        np.take(flat, self._row_slot, axis=0, out=self._states, mode="clip")
+        np.take(flat, row_slot, axis=0, out=self._states, mode="clip")
         # The terminal step's own reward counts, and nothing after it.
-        np.take(self._slot_reward.reshape(-1), self._row_slot, out=self._gain, mode="clip")
+        np.take(self._slot_reward.reshape(-1), row_slot, out=self._gain, mode="clip")
         self._collect()
-        np.take(self._slot_alive.reshape(-1), self._row_slot, out=self._gain, mode="clip")
+        np.take(self._slot_alive.reshape(-1), row_slot, out=self._gain, mode="clip")
         self._alive *= self._gain
         self._weight *= self._discount
+        self._steps += 1
 
-    def close(self) -> Array:
-        """Add the critics' value of the policy's action at the last states; the candidates' returns (N,).
+    def close(self) -> None:
+        """Add the critics' value of the policy's action at the last states, and write the candidates' returns.
 
         A return that is not finite is minus infinity: such a candidate must never be chosen.
         """
         self.ask_policy()
         self._value()
-        reduce = np.mean if self._settings.terminal_value == "mean" else np.amin
-        reduce(self._values, axis=0, out=self._gain)
+        self._reduce(self._values, axis=0, out=self._gain)
         self._collect()
-        np.mean(self._total.reshape(-1, self.candidates), axis=0, out=self.returns)
-        np.copyto(self.returns, -np.inf, where=~np.isfinite(self.returns))
-        return self.returns
+        np.mean(self._total.reshape(-1, self._particles), axis=1, out=self._returns)
+        np.copyto(self._returns, -np.inf, where=~np.isfinite(self._returns))
 
     def _collect(self) -> None:
         """Count the present gain, discounted, where the episode has not ended."""
@@ -129,8 +154,71 @@ class ModelRollouts:
         self._gain *= self._weight
         self._total += self._gain
 
-    def _deal(self) -> None:
-        """Deal the rows to the members anew."""
-        self._random.shuffle(self._slot_row)
-        self._row_slot[self._slot_row] = self._rows
-        np.remainder(self._slot_row, self.candidates, out=self._slot_candidate)
+
+class ModelRollouts:
+    """N candidates, each propagated by P particles that follow one member of the ensemble at a time.
+
+    Members predict without noise: what the particles of a candidate differ in is what the ensemble does not know. What
+    is drawn does not depend on the number of threads.
+
+    Args:
+        bundle: its step, policy and value graphs are used.
+        settings: particles, how members are drawn, and how critics are reduced.
+        random: the stream that members are drawn from.
+        threads: as many shares, where there are rows enough.
+
+    Attributes:
+        candidates: N, the ``settings.candidates`` rounded up so that N P divides by the members.
+        shares: the candidates, shared out.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: PlannerSettings,
+        random: np.random.Generator,
+        threads: int = 1,
+    ) -> None:
+        members, particles = bundle.manifest.members, settings.particles
+        # So many candidates have rows for whole groups.
+        together = members // math.gcd(members, particles)
+        blocks = -(-settings.candidates // together)
+        self.candidates = blocks * together
+        groups = self.candidates * particles // members
+        draws = settings.horizon if settings.member_draw == "step" else 1
+        self._random = random
+        self._draw = np.zeros((draws, groups, members), np.int64)
+        self._unshuffled = np.arange(members)
+        self._returns = np.zeros(self.candidates, np.float32)
+        count = max(1, min(threads, groups * members // _LEAST_ROWS))
+        bounds = [blocks * each // count * together for each in range(count + 1)]
+        self.shares = [
+            Share(
+                bundle,
+                settings,
+                slice(low, high),
+                self._draw[:, low * particles // members : high * particles // members],
+                self._returns,
+            )
+            for low, high in itertools.pairwise(bounds)
+        ]
+        self._pool = ThreadPoolExecutor(count - 1, "planner") if count > 1 else None
+
+    def run(self, job: Callable[[Share], None]) -> Array:
+        """Draw members, let ``job`` take every share through a rollout, side by side; the candidates' returns (N,).
+
+        An exception of any job is raised when all have ended.
+        """
+        self._draw[...] = self._unshuffled
+        self._random.permuted(self._draw, axis=-1, out=self._draw)
+        if self._pool is None:
+            job(self.shares[0])
+            return self._returns
+        others = [self._pool.submit(job, share) for share in self.shares[1:]]
+        try:
+            job(self.shares[0])
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
+        return self._returns

@@ -1,11 +1,15 @@
 """The CEM planner, on a world small enough to know the answer."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from maac_ros.bundle import GOLDEN, load_bundle
 from maac_ros.planner import CemPlanner
+from maac_ros.rollouts import ModelRollouts
 from maac_ros.task import PlannerSettings
 
 GOAL = np.array([0.5, -0.25], np.float32)
@@ -161,6 +165,112 @@ def test_same_seed_and_inputs_give_the_same_plans():
         return np.stack([planner.plan(np.full(2, x, np.float32)).actions for x in points])
 
     np.testing.assert_array_equal(plans(), plans())
+
+
+@pytest.mark.parametrize("draw", ["step", "trajectory"])
+@pytest.mark.parametrize("particles", [1, 4, 6])
+@pytest.mark.parametrize("name", ["hopper", "half_cheetah"])
+def test_plans_do_not_depend_on_how_many_threads_share_them(name, particles, draw):
+    bundle = load_bundle(name)
+    chosen = PlannerSettings(
+        candidates=150, horizon=3, iterations=2, particles=particles, member_draw=draw
+    )
+    with np.load(bundle.path / GOLDEN) as golden:
+        observations = golden["policy.observation"][:3]
+
+    def plans(threads):
+        planner = CemPlanner(bundle, chosen, seed=3, threads=threads)
+        return np.stack([planner.plan(each).actions for each in observations])
+
+    alone = plans(1)
+    for threads in (2, 3, 7):
+        np.testing.assert_array_equal(plans(threads), alone)
+
+
+def test_every_candidate_is_in_one_share_and_no_share_is_too_small():
+    bundle = world(members=5)
+    for particles in (1, 2, 5, 6):
+        for candidates in (8, 33, 64, 200):
+            chosen = settings(candidates=candidates, particles=particles, horizon=2)
+            for threads in (1, 2, 4, 64):
+                rollouts = ModelRollouts(bundle, chosen, np.random.default_rng(0), threads)
+                met = [
+                    n
+                    for share in rollouts.shares
+                    for n in range(rollouts.candidates)[share.candidates]
+                ]
+                assert met == list(range(rollouts.candidates))
+                assert 0 <= rollouts.candidates - candidates < 5
+                rows = [
+                    (s.candidates.stop - s.candidates.start) * particles for s in rollouts.shares
+                ]
+                assert len(rows) <= threads
+                assert len(rows) == 1 or min(rows) >= 32 - 5 * particles
+                assert len(rows) >= min(threads, candidates * particles // 32)
+
+
+@pytest.mark.parametrize("draw", ["step", "trajectory"])
+def test_rows_are_dealt_evenly_to_the_members(draw):
+    """A member pays by its number: as many rows as members together always get each of them, and so their mean."""
+    members, expected = 4, 1.5 * (1 + 0.99 + 0.99**2)
+
+    def pays(observation, action, reward):
+        return np.broadcast_to(np.arange(members, dtype=np.float32)[:, None], reward.shape)
+
+    def job(share):
+        share.begin(np.zeros(2, np.float32))
+        for _ in range(3):
+            share.advance(np.zeros((share.candidates.stop - share.candidates.start, 2), np.float32))
+        share.close()
+
+    def returns(particles):
+        chosen = settings(candidates=64, horizon=3, particles=particles, member_draw=draw)
+        random = np.random.default_rng(0)
+        rollouts = ModelRollouts(world(members, pays=pays), chosen, random, threads=3)
+        return [rollouts.run(job).copy() for _ in range(2)]
+
+    np.testing.assert_allclose(returns(members), np.full((2, 64), expected), rtol=1e-6)
+    first, second = returns(1)
+    np.testing.assert_allclose(first.reshape(-1, members).mean(axis=1), expected, rtol=1e-6)
+    assert 0.5 < (first != second).mean() < 1.0
+
+
+def test_one_share_out_of_time_ends_the_iteration_for_all_when_all_have_stopped():
+    running, worst = [0], [0]
+    lock = threading.Lock()
+    main = threading.get_ident()
+
+    def pays(observation, action, reward):
+        with lock:
+            running[0] += 1
+            worst[0] = max(worst[0], running[0])
+        if threading.get_ident() != main:
+            time.sleep(0.05)
+        with lock:
+            running[0] -= 1
+        return reward
+
+    planner = CemPlanner(world(pays=pays), settings(horizon=20), threads=2)
+    plan = planner.plan(np.zeros(2, np.float32), budget_s=0.12)
+    assert plan.iterations == 0
+    assert running[0] == 0
+    assert worst[0] == 2
+    assert planner.plan(np.zeros(2, np.float32), iterations=1).iterations == 1
+
+
+def test_threads_end_with_their_planner():
+    def alive():
+        return [each for each in threading.enumerate() if each.name.startswith("planner")]
+
+    for _ in range(20):
+        planner = CemPlanner(world(), settings(horizon=1, iterations=1), threads=4)
+        planner.plan(np.zeros(2, np.float32))
+    assert alive()
+    del planner
+    deadline = time.monotonic() + 10.0
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive()
 
 
 def test_budget_stops_between_iterations():

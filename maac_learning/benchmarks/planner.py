@@ -30,7 +30,7 @@ from maac_ros.bundle import GOLDEN, Bundle, load_bundle
 from maac_ros.errors import ConfigError
 from maac_ros.inference import Array, session_options
 from maac_ros.planner import CemPlanner
-from maac_ros.rollouts import ModelRollouts
+from maac_ros.rollouts import ModelRollouts, Share
 from maac_ros.task import PlannerSettings
 from maac_ros.timing import Recorder, Summary
 
@@ -61,7 +61,7 @@ class PlannerArguments:
     peer_plans: int = 30
     """Plans timed for each cell of the grid with PyTorch, and with the peer."""
     threads: int = 0
-    """Threads for ONNX Runtime and PyTorch; 0 for as many as PyTorch would take."""
+    """Threads for the planner, the whole graph and PyTorch; 0 for as many as PyTorch would take."""
     peer: Literal["mbrl"] | None = None
     """Also measure mbrl-lib's CEM planner, in the same run."""
     peer_python: Path | None = None
@@ -129,7 +129,7 @@ def planner(arguments: Sequence[str]) -> int:
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     threads = torch.get_num_threads()
-    bundle = load_bundle(chosen.bundle, threads=threads)
+    bundle = load_bundle(chosen.bundle)
     grid = [
         schema.parse(
             {"candidates": candidates, "horizon": horizon, "iterations": iterations},
@@ -175,7 +175,7 @@ def measure(
     clock = ProductClock([_PLAIN], torch.device("cpu"), lambda: None)
     clock.measure()
     observations = _observations(bundle)
-    plan = _time(_planning(bundle, settings, observations), plans)
+    plan = _time(_planning(bundle, settings, observations, threads), plans)
     clock.measure()
     rollout, whole = _rollouts(bundle, settings, observations[0], threads, plans)
     return Cell(
@@ -185,7 +185,8 @@ def measure(
         plain_gflops=clock.gflops(_PLAIN),
         rollout=rollout,
         whole=whole,
-        torch=_time(_planning(in_torch(bundle), settings, observations), peer_plans),
+        # PyTorch has its own threads.
+        torch=_time(_planning(in_torch(bundle), settings, observations, 1), peer_plans),
         peer=peer.measure() if peer else None,
     )
 
@@ -204,9 +205,9 @@ def plan_flops(bundle: Bundle, settings: PlannerSettings) -> int:
 
 
 def _planning(
-    bundle: Bundle, settings: PlannerSettings, observations: Array
+    bundle: Bundle, settings: PlannerSettings, observations: Array, threads: int
 ) -> Callable[[int], object]:
-    planner = CemPlanner(bundle, settings)
+    planner = CemPlanner(bundle, settings, threads=threads)
     return lambda number: planner.plan(observations[number % len(observations)])
 
 
@@ -216,7 +217,7 @@ def _rollouts(
     """One rollout of all candidates: a bound call a step, and one graph."""
     random = np.random.default_rng(0)
     fixed = settings.model_copy(update={"member_draw": "trajectory"})
-    rollouts = ModelRollouts(bundle, fixed, random)
+    rollouts = ModelRollouts(bundle, fixed, random, threads)
     members = bundle.manifest.members
     rows = rollouts.candidates * settings.particles // members
     actions = random.uniform(
@@ -232,12 +233,14 @@ def _rollouts(
         ),
     }
 
-    def by_step(_: int) -> None:
-        rollouts.begin(observation)
-        for each in actions:
-            rollouts.advance(each)
+    def by_step(share: Share) -> None:
+        share.begin(observation)
+        for each in actions[:, share.candidates]:
+            share.advance(each)
 
-    return _time(by_step, count), _time(lambda _: session.run(None, inputs), count)
+    return _time(lambda _: rollouts.run(by_step), count), _time(
+        lambda _: session.run(None, inputs), count
+    )
 
 
 def _time(call: Callable[[int], object], count: int) -> Summary:

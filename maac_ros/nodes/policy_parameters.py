@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from maac_ros.task import PlannerSettings
 
 DEFAULT_BUDGET = 0.8
 """Share of the control period that a plan may take."""
+
+MOST_PLANNER_THREADS = 4
+"""So many are taken unasked at most: the robot has other things to compute."""
 
 DEFAULT_TICK_PERIODS, LEAST_TICK_LIMIT_S = 5.0, 0.1
 """Control periods after which a tick counts as hung, and the time that it may take whatever the period."""
@@ -111,6 +115,15 @@ AT_RUNTIME = (
         "Planning iterations a tick, 1 to 100; 0 for the bundle's own number.",
         low=0,
         high=100,
+    ),
+    ParameterSpec(
+        "mpc.threads",
+        0,
+        "Threads that share out the candidates, 1 to 64, where each has enough of them; plans do not depend on it. 0 "
+        "for as many as the process has cores, up to four, and one where the bundle runs on another provider than the "
+        "CPU.",
+        low=0,
+        high=64,
     ),
     ParameterSpec(
         "mpc.budget_ms",
@@ -211,6 +224,13 @@ def check_values(values: Mapping[str, Any]) -> None:
     schema.parse(changed, PlannerSettings, "mpc", ConfigError)
 
 
+def _planner_threads(providers: Sequence[str]) -> int:
+    """How many threads a plan takes where nobody says."""
+    if tuple(providers) != CPU_PROVIDERS:
+        return 1
+    return min(len(os.sched_getaffinity(0)), MOST_PLANNER_THREADS)
+
+
 def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> ControllerSettings:
     """What ``values`` (every parameter) mean for a bundle; 0 stands for its defaults."""
     planner = manifest.task.planner
@@ -223,6 +243,7 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
     age_s = values["max_observation_age_ms"] * 1e-3 or AGE_PERIODS * period_s
     return ControllerSettings(
         planner=planner.model_copy(update=changed),
+        planner_threads=values["mpc.threads"] or _planner_threads(values["providers"]),
         mpc_budget_s=budget_s,
         use_mpc=values["use_mpc"],
         plausible_margin=values["plausible_margin"] or np.inf,
