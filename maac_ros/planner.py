@@ -46,10 +46,6 @@ class Plan:
     iterations: int
 
 
-class _OverBudget(Exception):
-    """An iteration was given up half-way."""
-
-
 class CemPlanner:
     """Plans with a bundle's graphs. The same seed and inputs give the same plans, where the budget does not bind.
 
@@ -121,17 +117,14 @@ class CemPlanner:
             if begun + self._expected_s[kind] > self._deadline:
                 self._expected_s[kind] *= _FORGETTING ** (1.0 / self._memory[kind])
                 break
-            try:
-                returns = (
-                    self._policy_returns(observation) if kind == 0 else self._returns(observation)
-                )
-            except _OverBudget:
+            roll_out = self._follow_policy if kind == 0 else self._follow_candidates
+            if not roll_out(observation):
                 self._expected_s[kind] = max(self._clock() - begun, self._expected_s[kind])
                 # What never fits must not be tried again and again: a single model step can take many periods.
                 self._memory[kind] = min(2 * self._memory[kind], _LONGEST_MEMORY)
                 break
             self._memory[kind] = 1
-            value, done = self._refit(returns, first=kind == 0), iteration + 1
+            value, done = self._refit(first=kind == 0), iteration + 1
             ended = self._clock()
             self._expected_s[kind] = max(ended - begun, _FORGETTING * self._expected_s[kind])
             begun = ended
@@ -141,8 +134,8 @@ class CemPlanner:
         self._last = np.clip(self._mean, self._low, self._high)
         return Plan(self._last, value, done)
 
-    def _policy_returns(self, observation: Array) -> Array:
-        """Draw all candidates from the policy along its own model rollouts; their returns (N,).
+    def _follow_policy(self, observation: Array) -> bool:
+        """Draw all candidates from the policy along its own model rollouts; false if the budget ends before.
 
         The deterministic policy is one of them, and another is the rest of the last plan, ended by the policy.
         """
@@ -150,11 +143,12 @@ class CemPlanner:
         self._noise[:, 0] = 0.0
         last = self._last
 
-        def follow_policy(share: Share) -> None:
+        def follow(share: Share) -> bool:
             candidates, noises = self._of(share, self._candidates), self._of(share, self._noise)
             share.begin(observation)
             for step, (actions, noise) in enumerate(zip(candidates, noises, strict=True)):
-                self._require_time()
+                if self._late():
+                    return False
                 share.ask_policy()
                 np.multiply(share.policy_std, noise, out=actions)
                 actions += share.policy_action
@@ -162,13 +156,12 @@ class CemPlanner:
                     actions[1] = last[step + 1]
                 np.clip(actions, self._low, self._high, out=actions)
                 share.advance(actions)
-            self._require_time()
-            share.close()
+            return self._close(share)
 
-        return self._rollouts.run(follow_policy)
+        return self._rollouts.run(follow)
 
-    def _returns(self, observation: Array) -> Array:
-        """Draw candidates from the present distribution, but for those that stay the policy's; returns (N,)."""
+    def _follow_candidates(self, observation: Array) -> bool:
+        """Draw candidates from the present distribution, but for those that stay the policy's, and roll all out."""
         self._draw_noise()
         drawn, noise = self._candidates[:, self._kept :], self._noise[:, self._kept :]
         noise[:, 0] = 0.0  # the present mean competes too
@@ -176,23 +169,30 @@ class CemPlanner:
         drawn += self._mean[:, None]
         np.clip(drawn, self._low, self._high, out=drawn)
 
-        def follow_candidates(share: Share) -> None:
+        def follow(share: Share) -> bool:
             share.begin(observation)
             for actions in self._of(share, self._candidates):
-                self._require_time()
+                if self._late():
+                    return False
                 share.advance(actions)
-            self._require_time()
-            share.close()
+            return self._close(share)
 
-        return self._rollouts.run(follow_candidates)
+        return self._rollouts.run(follow)
+
+    def _close(self, share: Share) -> bool:
+        if self._late():
+            return False
+        share.close()
+        return True
 
     @staticmethod
     def _of(share: Share, sequences: Array) -> Array:
         """What of ``sequences`` (H, N, A) belongs to the share's candidates."""
         return sequences[:, share.candidates]
 
-    def _refit(self, returns: Array, first: bool) -> float:
+    def _refit(self, first: bool) -> float:
         """Move the distribution to the best candidates; their mean return, weighted as they are."""
+        returns = self._rollouts.returns
         best = np.argpartition(returns, -self._elites)[-self._elites :]
         weight = self._weights(returns[best])
         elites = self._candidates[:, best]
@@ -225,6 +225,5 @@ class CemPlanner:
     def _draw_noise(self) -> None:
         self._random.standard_normal(dtype=np.float32, out=self._noise)
 
-    def _require_time(self) -> None:
-        if self._clock() > self._deadline:
-            raise _OverBudget
+    def _late(self) -> bool:
+        return self._clock() > self._deadline

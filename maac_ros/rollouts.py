@@ -170,6 +170,7 @@ class ModelRollouts:
     Attributes:
         candidates: N, the ``settings.candidates`` rounded up so that N P divides by the members.
         shares: the candidates, shared out.
+        returns: (N,) of the last rollout.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class ModelRollouts:
         self._random = random
         self._draw = np.zeros((draws, groups, members), np.int64)
         self._unshuffled = np.arange(members)
-        self._returns = np.zeros(self.candidates, np.float32)
+        self.returns = np.zeros(self.candidates, np.float32)
         count = max(1, min(threads, groups * members // _LEAST_ROWS))
         bounds = [blocks * each // count * together for each in range(count + 1)]
         self.shares = [
@@ -198,27 +199,24 @@ class ModelRollouts:
                 settings,
                 slice(low, high),
                 self._draw[:, low * particles // members : high * particles // members],
-                self._returns,
+                self.returns,
             )
             for low, high in itertools.pairwise(bounds)
         ]
         self._pool = ThreadPoolExecutor(count - 1, "planner") if count > 1 else None
 
-    def run(self, job: Callable[[Share], None]) -> Array:
-        """Draw members, let ``job`` take every share through a rollout, side by side; the candidates' returns (N,).
+    def run(self, job: Callable[[Share], bool]) -> bool:
+        """Draw members, and let ``job`` take every share through a rollout, side by side; true if all say so.
 
         An exception of any job is raised when all have ended.
         """
         self._draw[...] = self._unshuffled
         self._random.permuted(self._draw, axis=-1, out=self._draw)
         if self._pool is None:
-            job(self.shares[0])
-            return self._returns
+            return job(self.shares[0])
         others = [self._pool.submit(job, share) for share in self.shares[1:]]
         try:
-            job(self.shares[0])
+            done = job(self.shares[0])
         finally:
             wait(others)
-        for other in others:
-            other.result()
-        return self._returns
+        return all([done, *(other.result() for other in others)])

@@ -233,10 +233,11 @@ def _rollouts(
         ),
     }
 
-    def by_step(share: Share) -> None:
+    def by_step(share: Share) -> bool:
         share.begin(observation)
         for each in actions[:, share.candidates]:
             share.advance(each)
+        return True
 
     return _time(lambda _: rollouts.run(by_step), count), _time(
         lambda _: session.run(None, inputs), count
