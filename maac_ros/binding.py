@@ -25,6 +25,9 @@ Interface = Literal["forward", "trajectory"]
 """std_msgs/Float64MultiArray for a forward_command_controller, or trajectory_msgs/JointTrajectory for a
 joint_trajectory_controller."""
 
+ODOM_FRAME = "odom"
+"""The world frame of odometry, as REP 105 names it."""
+
 TopicName = Annotated[str, Field(pattern=r"^[~/]?[A-Za-z_][A-Za-z0-9_/]*$")]
 
 
@@ -83,6 +86,8 @@ class Robot(schema.Description):
     topics: Topics = Topics()
     base_frame: str | None = None
     """``child_frame_id`` of the odometry, where it is not the task's."""
+    odom_frame: str | None = None
+    """``header.frame_id`` of the odometry, where it is not ``odom``; empty for any."""
     imu_frame: str | None = None
     """``header.frame_id`` of the IMU, where it is not the task's."""
     rates_hz: dict[Literal["joint_states", "odom", "imu"], float] = Field(default={})
@@ -126,7 +131,8 @@ class Binding:
         names: the robot's names of ``task.robot.joints``, in that order.
         controller, topics: see there.
         base_frame: ``child_frame_id`` of the odometry; empty where the task has no floating base.
-        imu_frame: ``header.frame_id`` of the IMU; likewise.
+        odom_frame: ``header.frame_id`` of the odometry; empty for any.
+        imu_frame: ``header.frame_id`` of the IMU; empty where the task has no floating base.
 
     Raises:
         ConfigError: where robot and task do not go together; one line a problem.
@@ -138,6 +144,8 @@ class Binding:
         self.topics = robot.topics if robot else Topics()
         base = task.robot.base
         self.base_frame = ((robot and robot.base_frame) or base.frame) if base else ""
+        given = robot.odom_frame if robot else None
+        self.odom_frame = ODOM_FRAME if given is None else given
         self.imu_frame = ((robot and robot.imu_frame) or base.imu_frame) if base else ""
         if problems := [] if robot is None else misfits(task, robot):
             raise ConfigError("\n".join(problems))
@@ -222,7 +230,7 @@ def misfits(task: Task, robot: Robot) -> list[str]:
         ]
     problems += [
         f"{where}: {field}: task '{task.name}' has no floating base"
-        for field in ("base_frame", "imu_frame")
+        for field in ("base_frame", "odom_frame", "imu_frame")
         if getattr(robot, field) and task.robot.base is None
     ]
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -38,9 +39,10 @@ class ControllerSettings:
         plausible_margin: how far an observation entry may lie outside the range of the training data, as a share of
             the width of that range; infinite for no limit.
         max_observation_age_s: an older observation leads to the safe command.
-        max_odom_age_s: the same for odom; None for no limit of its own.
+        max_odom_age_s, max_imu_age_s: the same for odom and imu; None for no limit of its own.
         action_rate_limit: largest change of a command entry per second, in command units, against the previous
             command; infinite for none.
+        engage_s: time over which the command moves from the safe one to the policy's, when it begins to act.
         model_fallback: let the policy act alone while the model does not describe the robot.
         tick_limit_s: a tick that takes longer is overruled by the safe command.
         rules: what ends the safe command, and what latches the stop.
@@ -53,16 +55,17 @@ class ControllerSettings:
     plausible_margin: float = np.inf
     max_observation_age_s: float = np.inf
     action_rate_limit: float = np.inf
+    engage_s: float = 0.0
     model_fallback: bool = True
     tick_limit_s: float = np.inf
     rules: Rules = field(default_factory=Rules)
     max_odom_age_s: float | None = None
+    max_imu_age_s: float | None = None
 
     def age_limit_s(self, source: str) -> float:
         """The age beyond which ``source`` leads to the safe command."""
-        if source == "odom" and self.max_odom_age_s is not None:
-            return self.max_odom_age_s
-        return self.max_observation_age_s
+        own_s = {"odom": self.max_odom_age_s, "imu": self.max_imu_age_s}.get(source)
+        return self.max_observation_age_s if own_s is None else own_s
 
 
 _ACTING = (Mode.MPC, Mode.POLICY)
@@ -129,6 +132,12 @@ class Controller:
     """The last usable observation, with what it recalled."""
     _seen_s: float | None
     """Its stamp."""
+    _stamp_s: float
+    """Of the last tick; NaN where it had none."""
+    _engaged_s: float
+    """For how long the policy has acted."""
+    _engaged_from: Vector
+    """The command before that; NaN where a joint had none."""
     statistics: Statistics
 
     def __init__(
@@ -153,7 +162,9 @@ class Controller:
         self.settled_s = 0.0
         self.plan_iterations: int | None = None
         self.stopped_before, self.clears_before = "", 0
-        self.reset(settings)
+        self._settings = settings
+        self._planner = self._new_planner(settings)
+        self.reset()
 
     @property
     def settings(self) -> ControllerSettings:
@@ -183,33 +194,50 @@ class Controller:
         self._previous = other._previous
         self.safe.take_over(other.safe)
         self._seen, self._seen_s = other._seen, other._seen_s
+        self._stamp_s = other._stamp_s
+        self._engaged_s, self._engaged_from = other._engaged_s, other._engaged_from
 
     def reset(self, settings: ControllerSettings | None = None) -> None:
         """Forget the past, but not :meth:`stop`: statistics, previous command, the planner's random stream."""
         if settings is not None:
-            self._settings = settings
+            self.configure(settings)
         self.ladder.forget()
         self.statistics = Statistics()
         self.safe.forget()
-        self._previous = self._replaced = self.safe.blind
-        self._planner = self._new_planner()
+        self._previous = self._replaced = self._engaged_from = self.safe.blind
+        self._stamp_s, self._engaged_s = math.nan, 0.0
+        self._planner.restart()
         self.monitor = ModelMonitor(self.bundle)
         self._answered: Array | None = None
         self._seen = self._seen_s = None
+
+    def close(self) -> None:
+        """End the planner's threads; not to be ticked any more."""
+        self._planner.close()
 
     def begin_anew(self) -> None:
         """The robot was put elsewhere: what was predicted, and what is recalled, is of another episode."""
         self.monitor.skip()
         self._seen = self._seen_s = None
 
-    def configure(self, settings: ControllerSettings) -> None:
-        """Change the settings between two ticks."""
-        before, self._settings = self._settings, settings
-        if (settings.planner, settings.planner_threads) != (before.planner, before.planner_threads):
-            self._planner = self._new_planner()
+    def configure(self, settings: ControllerSettings, planner: CemPlanner | None = None) -> None:
+        """Change the settings between two ticks, with the ``planner`` that :meth:`prepare` made for them."""
+        self._planner = planner or self.prepare(settings) or self._planner
+        self._settings = settings
 
-    def _new_planner(self) -> CemPlanner:
-        settings = self._settings
+    def prepare(self, settings: ControllerSettings) -> CemPlanner | None:
+        """A planner for ``settings``, which has been tried out; None where that of now will do.
+
+        Takes as long as a plan may, and may be called while another thread ticks.
+        """
+        now = self._settings
+        if (settings.planner, settings.planner_threads) == (now.planner, now.planner_threads):
+            return None
+        planner = self._new_planner(settings)
+        planner.try_out(settings.mpc_budget_s)
+        return planner
+
+    def _new_planner(self, settings: ControllerSettings) -> CemPlanner:
         return CemPlanner(
             self.bundle, settings.planner, self.seed, self._clock, settings.planner_threads
         )
@@ -222,6 +250,9 @@ class Controller:
                 self._act(observation.astype(np.float32), use_mpc, np.inf)
                 self._answered = observation.astype(np.float32)
                 self.assess()
+        # How long the first plans took says nothing of later ones.
+        self._planner = self._new_planner(self._settings)
+        self._planner.try_out(self._settings.mpc_budget_s)
         self.reset()
 
     def tick(
@@ -247,7 +278,7 @@ class Controller:
         Never raises on bad input: the safe command comes with the reason instead.
         """
         self._answered = self.plan_iterations = None
-        self._joints = joints
+        joints = self._joints = self._believed(joints)
         # Read once: a stop may be latched, or cleared, from another thread at any moment.
         self.clears_before, self.stopped_before = self.ladder.clears, self.stopped
         if self.stopped_before:
@@ -257,7 +288,10 @@ class Controller:
         command = self._settle(command)
         if command.mode in _ACTING:
             self.safe.release(command.values)
+        else:
+            self._engaged_s, self._engaged_from = 0.0, command.values
         self._replaced, self._previous = self._previous, command.values
+        self._stamp_s = math.nan if stamp_s is None else stamp_s
         self.statistics.ticks[command.mode] += 1
         return command
 
@@ -265,13 +299,14 @@ class Controller:
         self, command: Command, reason: str, joints: JointReading | None = None
     ) -> Command:
         """Take note that the safe command was sent in place of the last tick's ``command``, or after it; returns it."""
-        self._joints = joints
+        self._joints = self._believed(joints)
         if command.mode in _ACTING:
             self.safe.release(self._replaced)  # it was not sent
         safe = self._settle(self._safe(reason, "hang"))
         self.statistics.ticks[command.mode] -= 1
         self.statistics.ticks[safe.mode] += 1
         self._previous, self._answered = safe.values, None
+        self._engaged_s, self._engaged_from = 0.0, safe.values
         return safe
 
     def assess(self) -> None:
@@ -287,6 +322,12 @@ class Controller:
         except Exception:
             logger.exception("the model could not be asked what comes next")
             self.monitor.skip()
+
+    def _believed(self, joints: JointReading | None) -> JointReading | None:
+        """What of ``joints`` a safe command may go by."""
+        if joints is None:
+            return None
+        return self._plausible.believed(joints, self._settings.plausible_margin)
 
     def _settle(self, command: Command) -> Command:
         """What the ladder of modes makes of ``command``."""
@@ -327,7 +368,7 @@ class Controller:
                 self.statistics.fallbacks["model"] += 1
                 command = replace(command, reason=doubt)
             self._answered = usable
-            return self._limit(command, settings)
+            return self._limit(command, settings, stamp_s)
         except ObservationError as reason:
             return self._safe(str(reason), "observation")
         except Exception as reason:  # whatever fails inside, the robot must get a command
@@ -390,19 +431,37 @@ class Controller:
             return Command(command.values, Mode.POLICY, "the plan is not finite")
         return Command(plan.actions[0].astype(np.float64), Mode.MPC, plan=plan)
 
-    def _limit(self, command: Command, settings: ControllerSettings) -> Command:
-        """Clip to the limits, and limit the change against the previous command (not the measured state)."""
+    def _limit(
+        self, command: Command, settings: ControllerSettings, stamp_s: float | None
+    ) -> Command:
+        """Move over to the policy's command, limit its change against the one before, and clip it to the limits."""
         if not np.isfinite(command.values).all():
             return self._safe(f"the policy's action is not finite: {command.values}", "action")
-        step = settings.action_rate_limit * self.bundle.manifest.control_period_s
-        previous = self._previous
-        if not np.isfinite(previous).all():
-            # The first position targets: a robot sets out from where it is.
-            where = self.safe.values(self._joints)
-            previous = np.where(np.isfinite(where), where, command.values)
-        values = np.clip(command.values, previous - step, previous + step)
+        elapsed_s = self._elapsed_s(stamp_s)
+        values = command.values
+        if self._engaged_s < settings.engage_s:
+            self._engaged_s += elapsed_s
+            share = min(self._engaged_s / settings.engage_s, 1.0)
+            start = self._or_where_it_is(self._engaged_from, values)
+            values = start + share * (values - start)
+        step = settings.action_rate_limit * elapsed_s
+        previous = self._or_where_it_is(self._previous, values)
+        values = np.clip(values, previous - step, previous + step)
         values = np.clip(values, self._low, self._high)
         return Command(values, command.mode, command.reason, command.plan)
+
+    def _elapsed_s(self, stamp_s: float | None) -> float:
+        """Time since the last tick by the stamps of what they answer, as far as it counts: a control period at most."""
+        period_s = self.bundle.manifest.control_period_s
+        passed_s = math.nan if stamp_s is None else stamp_s - self._stamp_s
+        return passed_s if 0.0 < passed_s < period_s else period_s
+
+    def _or_where_it_is(self, command: Vector, otherwise: Vector) -> Vector:
+        """``command`` (A,), or, before the first position targets, where the robot is: it sets out from there."""
+        if np.isfinite(command).all():
+            return command
+        where = self.safe.values(self._joints)
+        return np.where(np.isfinite(where), where, otherwise)
 
     def _safe(self, reason: str, cause: str) -> Command:
         self.statistics.fallbacks[cause] += 1

@@ -310,6 +310,9 @@ ROBOT = Graph(
         ),
         _MAX_AGE,
         _RATE_LIMIT,
+        Argument(
+            "engage_ms", 500.0, "time over which the policy takes over when it begins to act, ms"
+        ),
         _RECOVERY,
         Argument("stop_after_ms", 2000.0, "a longer fault latches the stop, ms; 0 for never"),
         _RECORD,
@@ -334,6 +337,7 @@ ROBOT = Graph(
                 "trigger",
                 "max_observation_age_ms",
                 "action_rate_limit",
+                "engage_ms",
                 "recovery_ticks",
                 "stop_after_ms",
                 "record",

@@ -8,6 +8,9 @@ from enum import Enum
 
 _TRANSITIONS_KEPT = 32
 
+_FORGIVEN = 0.1
+"""Of the time under the safe command, how much a second without it takes back: what comes and goes must end too."""
+
 
 class Mode(str, Enum):
     """What produced a command."""
@@ -25,7 +28,8 @@ class Rules:
     Attributes:
         recovery_ticks: ticks in a row, this one included, at which nothing may be wrong before the safe command that
             a fault led to ends.
-        stop_after_s: a fault that lasts longer, once the robot has been commanded, latches the stop.
+        stop_after_s: once the robot has been commanded, a fault that lasts longer latches the stop, and so do several
+            whose safe commands last longer together; each second without one makes up for a tenth.
     """
 
     recovery_ticks: int = 1
@@ -64,7 +68,7 @@ class Ladder:
         self._mode: Mode | None = None
         self._commanded = False
         self._fault = ""
-        self._fault_began_s = 0.0
+        self._safe_s, self._settled_s = 0.0, 0.0
         self._good_ticks = 0
 
     @property
@@ -80,6 +84,7 @@ class Ladder:
         """Let the next tick command again, without a wait."""
         self._stopped = self._fault = ""
         self._commanded = False
+        self._safe_s = 0.0
         self.clears += 1
 
     def settle(self, wanted: Mode, reason: str, now_s: float, rules: Rules) -> tuple[Mode, str]:
@@ -91,22 +96,23 @@ class Ladder:
             now_s: steady time.
             rules: in force now.
         """
-        mode, reason = self._settled(wanted, reason, now_s, rules)
+        passed_s, self._settled_s = now_s - self._settled_s, now_s
+        if self._commanded:
+            self._safe_s += passed_s if self._mode is Mode.SAFE else -_FORGIVEN * passed_s
+            self._safe_s = max(self._safe_s, 0.0)
+        mode, reason = self._settled(wanted, reason, rules)
         if mode is not self._mode:
             self.counts[self._mode, mode] += 1
             self.news.append(Transition(self._mode, mode, reason))
             self._mode = mode
         return mode, reason
 
-    def _settled(self, wanted: Mode, reason: str, now_s: float, rules: Rules) -> tuple[Mode, str]:
+    def _settled(self, wanted: Mode, reason: str, rules: Rules) -> tuple[Mode, str]:
         if wanted is Mode.SAFE:
             self._good_ticks = 0
-            if not self._fault:
-                self._fault_began_s = now_s
             self._fault = reason
-            lasted_s = now_s - self._fault_began_s
-            if self._commanded and lasted_s > rules.stop_after_s and not self._stopped:
-                self._stopped = f"the safe command has lasted {lasted_s:.1f} s: {reason}"
+            if self._safe_s > rules.stop_after_s and not self._stopped:
+                self._stopped = f"the safe command has lasted {self._safe_s:.1f} s: {reason}"
         elif self._fault and not self._stopped:
             self._good_ticks += 1
             if self._commanded and self._good_ticks < rules.recovery_ticks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,15 @@ from maac_ros.task import Task
 from maac_ros.terms import DerivedTerm, ObservationEntry
 
 Vector = NDArray[np.float64]
+
+_BELIEVED = 10.0
+"""How far beyond a clip a number may lie, in widths of the clip, and still be what the robot does and not a fault."""
+
+
+def believed(low: float, high: float) -> tuple[float, float]:
+    """Bounds of what a robot may do where the observation is clipped at ``low`` and ``high``; beyond is a fault."""
+    room = _BELIEVED * (high - low)
+    return low - room, high + room
 
 
 def _missing(size: int) -> Vector:
@@ -140,6 +149,8 @@ class ObservationBuilder:
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
         self._low = np.array([entry.low for entry in self.entries])
         self._high = np.array([entry.high for entry in self.entries])
+        bounds = [believed(entry.low, entry.high) for entry in self.entries]
+        self._least, self._most = np.array(bounds).reshape(-1, 2).T
 
     def _check_derived(self, task: Task, term: DerivedTerm) -> None:
         """Ask once, before a robot depends on it."""
@@ -152,15 +163,39 @@ class ObservationBuilder:
             raise TaskError(f"{name}: derives an array of shape {got}; expected ({wanted},)")
 
     def build(self, state: RobotState) -> Vector:
-        """Return the observation (O,), float64, in the units of ``entries``. NaN stays NaN."""
+        """Return the observation (O,), float64, in the units of ``entries``. What is not finite stays as it is."""
+        return self._clipped(self._gathered(state))
+
+    def read(self, state: RobotState) -> Vector | ObservationError:
+        """:meth:`build` of what sensors tell, or why it cannot be believed: a clip would hide that."""
+        numbers = self._gathered(state)
+        beyond = np.flatnonzero((numbers < self._least) | (numbers > self._most))
+        if not beyond.size:
+            return self._clipped(numbers)
+        return ObservationError(
+            "observation is implausible: "
+            + ", ".join(
+                f"{self._named(i, numbers)}, expected {self._least[i]:g} to {self._most[i]:g} "
+                f"(clipped at {self._low[i]:g} and {self._high[i]:g})"
+                for i in beyond
+            )
+        )
+
+    def _clipped(self, numbers: Vector) -> Vector:
+        return np.clip(numbers, self._low, self._high, out=numbers, where=np.isfinite(numbers))
+
+    def _named(self, index: int | np.integer[Any], numbers: Vector) -> str:
+        entry = self.entries[index]
+        return f"{entry.source} {entry.name} = {numbers[index]:g} {entry.unit}"
+
+    def _gathered(self, state: RobotState) -> Vector:
         numbers = state.flat()
         if self._recalled and not state.memory.size:
             numbers = np.concatenate((numbers, _missing(self._recalled)))
         if self._turns:
             derived = (derive(state, self._joints) for derive in self._derived)
             numbers = np.concatenate((numbers, turned(state), *derived))
-        observation = numbers[self._index]
-        return np.clip(observation, self._low, self._high, out=observation)
+        return numbers[self._index]
 
     def single(self, observation: Vector) -> NDArray[np.float32]:
         """``observation`` as networks take it.
@@ -173,8 +208,7 @@ class ObservationBuilder:
         bad = np.flatnonzero(~np.isfinite(single))
         if bad.size:
             raise ObservationError(
-                "observation is not finite: "
-                + ", ".join(f"{self.entries[i].name} = {observation[i]:g}" for i in bad)
+                "observation is not finite: " + ", ".join(self._named(i, observation) for i in bad)
             )
         return single
 

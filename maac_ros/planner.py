@@ -73,6 +73,7 @@ class CemPlanner:
         low = np.array([a.low for a in bundle.manifest.action], dtype=np.float32)
         high = np.array([a.high for a in bundle.manifest.action], dtype=np.float32)
         self._low, self._high = low, high
+        self._observations = len(bundle.manifest.observation)
         self._min_std = MIN_STD * (high - low) / 2
         self._rollouts = ModelRollouts(bundle, settings, self._random, threads)
         count = self._rollouts.candidates
@@ -87,6 +88,20 @@ class CemPlanner:
         # Longest durations of late: of the first iteration, which also asks the policy at every step, and of others.
         self._expected_s = [0.0, 0.0]
         self._memory = [1, 1]
+
+    def close(self) -> None:
+        """End the threads; nothing can be planned any more."""
+        self._rollouts.close()
+
+    def restart(self) -> None:
+        """Begin anew with the random stream; what is known of durations stays."""
+        self._plans = 0
+        self.forget()
+
+    def try_out(self, budget_s: float) -> None:
+        """Plan once for nothing, so that the first plan that counts is not the one that finds out what never fits."""
+        self.plan(np.zeros(self._observations, np.float32), budget_s)
+        self.restart()
 
     def forget(self) -> None:
         """Do not start from the last plan again: the robot did not follow it."""

@@ -1,8 +1,9 @@
 """The recording of a controller: every tick with all that decided it, in an MCAP file that ROS 2 tools open.
 
-A recording is a rosbag2 folder. ``~/observation`` and ``policy_controller/commands`` (std_msgs/Float64MultiArray) are
-there to be looked at. ``~/recording``, ``~/settings`` and ``~/tick`` (std_msgs/String) hold JSON of :class:`Heading`,
-:class:`Settings` and :class:`RecordedTick`, and are enough to repeat every command: see :mod:`maac_ros.replay`.
+A recording is a rosbag2 folder. ``~/observation`` and ``~/command`` (std_msgs/Float64MultiArray), in the order and
+units of the task, are there to be looked at: no robot listens to these names when the recording is played.
+``~/recording``, ``~/settings`` and ``~/tick`` (std_msgs/String) hold JSON of :class:`Heading`, :class:`Settings` and
+:class:`RecordedTick`, and are enough to repeat every command: see :mod:`maac_ros.replay`.
 """
 
 from __future__ import annotations
@@ -139,7 +140,6 @@ class FlightRecorder:
     Args:
         parent: where the folder of the recording is made; its name tells the node and the time.
         node: name of the node, fully qualified.
-        commands: name of the topic of commands, fully qualified.
 
     Attributes:
         folder: of this recording.
@@ -150,8 +150,8 @@ class FlightRecorder:
         RecordingError: when the file cannot be made.
     """
 
-    def __init__(self, parent: Path, node: str, commands: str) -> None:
-        self._node, self._commands_topic = node, commands
+    def __init__(self, parent: Path, node: str) -> None:
+        self._node = node
         self.failure = ""
         self.lost = 0
         self._queue: deque[_Entry] = deque()
@@ -224,7 +224,8 @@ class FlightRecorder:
             topic = f"{self._node}/observation"
             self._write_floats(topic, tick.observation, entry.time_ns, tick.number)
         if all(map(math.isfinite, tick.values)):  # as it was sent
-            self._write_floats(self._commands_topic, tick.values, entry.time_ns, tick.number)
+            topic = f"{self._node}/command"
+            self._write_floats(topic, tick.values, entry.time_ns, tick.number)
         self._write_line("tick", tick, entry.time_ns, tick.number)
 
     def _write_line(self, name: str, line: Line, time_ns: int, number: int) -> None:

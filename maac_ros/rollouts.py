@@ -220,3 +220,8 @@ class ModelRollouts:
         finally:
             wait(others)
         return all([done, *(other.result() for other in others)])
+
+    def close(self) -> None:
+        """End the threads, which would else live until the garbage collector comes by."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)

@@ -65,7 +65,8 @@ class SafeCommand:
         """(A,) in command units, within the limits, and finite but where :attr:`blind` is not.
 
         Args:
-            joints: their present state, in the order of ``task.robot.joints``; None where it is not known.
+            joints: their present state, in the order of ``task.robot.joints``, NaN where it is not to be believed; None
+                where nothing is known.
         """
         if not self.follows:
             return self._constant.copy()

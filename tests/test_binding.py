@@ -58,7 +58,16 @@ def test_without_a_robot_everything_is_the_simulators():
     assert binding.controller.topic == "policy_controller/commands"
     assert binding.topics.joint_states == "joint_states"
     assert binding.base_frame == ""
+    assert Binding(load_task("ant")).odom_frame == "odom"
     assert Binding(load_task("ant")).base_frame == load_task("ant").robot.base.frame
+
+
+@pytest.mark.parametrize("frame", ["map", ""])
+def test_world_frame_of_odometry_is_the_robots(robot_file, frame):
+    def change(robot):
+        robot.update(joints={}, controller={}, odom_frame=frame)
+
+    assert Binding(load_task("ant"), load_robot(robot_file(change))).odom_frame == frame
 
 
 def rename_shoulder(robot):
@@ -80,6 +89,7 @@ def rename_shoulder(robot):
         (lambda r: r["joints"]["elbow"].update(sign=2), r"joints\.elbow\.sign"),
         (lambda r: r["topics"].update(odom="not a topic"), r"topics\.odom"),
         (lambda r: r.update(base_frame="trunk"), "base_frame: task 'reaching_arm' has no floating base"),
+        (lambda r: r.update(odom_frame="map"), "odom_frame: task 'reaching_arm' has no floating base"),
         (lambda r: r.update(rates_hz={"joint_states": 0}), "rates_hz.joint_states: got 0; expected more than 0"),
     ],
 )  # fmt: skip

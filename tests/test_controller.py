@@ -239,3 +239,69 @@ def test_whatever_comes_in_no_unsafe_command_leaves_the_core(
             assert np.isfinite(observation).all()
             assert (np.abs(command.values - previous) <= rate * 0.04 * (1 + 1e-9) + 1e-12).all()
         previous = command.values
+
+
+def test_command_moves_over_from_the_safe_one_when_the_policy_engages(bundle):
+    controller = Controller(bundle, changed(engage_s=0.2))
+    period_s = bundle.manifest.control_period_s
+    goal = Controller(bundle, SETTINGS).tick(OBSERVATION, 0.0).values
+    ticks = round(0.2 / period_s)
+
+    def share(stamp_s):
+        return float((controller.tick(OBSERVATION, 0.0, stamp_s).values / goal)[0])
+
+    expected = [min(1.0, (k + 1) / ticks) for k in range(ticks + 3)]
+    stamps = iter(np.arange(1000) * period_s)
+    assert [share(next(stamps)) for _ in expected] == pytest.approx(expected)
+    controller.tick(None, 0.0, next(stamps))
+    assert [share(next(stamps)) for _ in expected] == pytest.approx(expected)
+    # What comes twice as often as in training moves over no sooner.
+    controller.tick(None, 0.0, next(stamps))
+    start = next(stamps)
+    halves = [share(start + k * period_s / 2) for k in range(1, 2 * ticks)]
+    assert halves[:ticks] == pytest.approx([(k + 1) / ticks / 2 for k in range(1, ticks + 1)])
+
+
+def test_rate_limit_counts_from_stamp_to_stamp_a_period_at_most(bundle):
+    """Twice as many ticks as in training change the command by no more each second."""
+    period_s = bundle.manifest.control_period_s
+    free = Controller(bundle, SETTINGS).tick(OBSERVATION, 0.0).values[0]
+    limit = 0.05 * abs(free) / period_s
+
+    def changes(spacing_s):
+        controller = Controller(bundle, changed(action_rate_limit=limit))
+        values = [
+            controller.tick(OBSERVATION, 0.0, 1.0 + k * spacing_s).values[0] for k in range(5)
+        ]
+        return np.abs(np.diff(values)) / abs(free)
+
+    assert changes(period_s) == pytest.approx(0.05)
+    assert changes(period_s / 4) == pytest.approx(0.05 / 4)
+    assert changes(period_s * 4) == pytest.approx(0.05)
+    assert changes(0.0) == pytest.approx(0.05)
+    assert changes(-1.0) == pytest.approx(0.05)
+
+
+def test_another_planner_is_tried_out_before_it_is_adopted(bundle):
+    """So that the tick which adopts it is not the one that finds out how long a plan takes."""
+    now = [0.0]
+
+    def clock():
+        now[0] += 0.01
+        return now[0]
+
+    controller = Controller(bundle, changed(use_mpc=True, mpc_budget_s=0.05), clock=clock)
+    larger = changed(
+        use_mpc=True, mpc_budget_s=0.05, planner=PlannerSettings(candidates=64, horizon=20)
+    )
+    assert controller.prepare(controller.settings) is None
+    planner = controller.prepare(larger)
+    controller.configure(larger, planner)
+    before = now[0]
+    assert controller.tick(OBSERVATION, 0.0).reason == "no plan fits 50.0 ms"
+    assert now[0] - before < 0.1
+    free = changed(use_mpc=True, planner=larger.planner)
+    controller.reset(free)
+    fresh = Controller(bundle, free)
+    expected = fresh.tick(OBSERVATION, 0.0).values
+    np.testing.assert_array_equal(controller.tick(OBSERVATION, 0.0).values, expected)

@@ -94,3 +94,20 @@ def test_transitions_are_counted_and_told():
         Transition(Mode.POLICY, Mode.SAFE, "joint_states is late"),
         Transition(Mode.SAFE, Mode.POLICY, ""),
     ]
+
+
+def test_fault_that_comes_and_goes_latches_the_stop_too():
+    """One bad tick of ten: three tenths of the time are the safe command's, and seven make up for a fraction."""
+    play = Play()
+    modes = play(*([Mode.POLICY] * 9 + [Mode.SAFE]) * 8)
+    assert modes[-1] is Mode.STOPPED
+    assert Mode.STOPPED not in modes[:35]
+    assert "joint_states is late" in play.ladder.stopped
+    play.ladder.clear_stop()
+    assert play(Mode.POLICY, Mode.SAFE, *[Mode.POLICY] * 5)[-1] is Mode.POLICY
+
+
+def test_faults_that_are_rare_are_forgiven():
+    play = Play()
+    modes = play(*([Mode.POLICY] * 39 + [Mode.SAFE]) * 50)
+    assert Mode.STOPPED not in modes

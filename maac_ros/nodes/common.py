@@ -25,7 +25,7 @@ from rclpy.task import Future
 
 from maac_ros.errors import ConfigError, MaacError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _POLL_SECONDS = 0.1
 """A signal is noticed within this time: Python runs its handlers only between two waits."""
@@ -98,7 +98,7 @@ class RunnableNode(Protocol):
 
 
 def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | None = None) -> int:
-    """Run a node until SIGINT, SIGTERM or its own wish; return the exit code of the process, which must end then.
+    """Run a node until a signal or its own wish; return the exit code of the process, which must end then.
 
     rclpy's own handlers would end the context first, and nothing, not even the safe command, could be sent.
     """

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,20 @@ from maac_ros.nodes.inbox import Inbox, Sample, Wake
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.nodes.watchdog import Watchdog
 from maac_ros.observation import JointReading, Vector
+from maac_ros.planner import CemPlanner
 from maac_ros.recording import FlightRecorder, RecordedTick
+from maac_ros.terms import Source
 from maac_ros.timing import Deadlines, Recorder, Summary
 
 Trigger = Literal["timer", "observation"]
 
 _JOIN_SECONDS = 2.0
+
+_SILENCE_S = 5.0
+"""Without a message for so long, simulated time is no excuse: no simulator that runs is so slow."""
+
+_CLOCK_LAG_S = 1.0
+"""``/clock`` and the states travel apart, and it may come at a low rate of its own."""
 
 _RECORDED = 8192
 """Ticks whose durations are kept for statistics."""
@@ -42,6 +50,14 @@ class RosTime:
     simulated: Callable[[], bool]
 
 
+class _Wanted(NamedTuple):
+    """What the next tick is to be done with."""
+
+    controller: Controller
+    settings: ControllerSettings
+    planner: CemPlanner | None = None
+
+
 @dataclass(frozen=True)
 class LoopReport:
     """What the loop did.
@@ -55,6 +71,9 @@ class LoopReport:
         missed_now: those since the previous report.
         observation_age_s: at the last tick; NaN without an observation.
         overtaken: messages dropped because a newer one of their source had come before them.
+        observation_period: times between the stamps of observations that were answered.
+        hangs_in_sending_s: for how long a command has been on its way out; 0 for none.
+        ages_s: of each source now; NaN where it has never been heard.
     """
 
     command: Command | None
@@ -65,6 +84,9 @@ class LoopReport:
     missed_now: int
     observation_age_s: float
     overtaken: int
+    observation_period: Summary
+    hangs_in_sending_s: float
+    ages_s: dict[Source, float]
 
 
 class ControlLoop:
@@ -74,11 +96,12 @@ class ControlLoop:
     ``observation`` it ticks when all sources have arrived with one and the same new stamp. A stamp that comes
     again gets its answer again, not a new one: a simulator in lockstep repeats a state that it has no answer to.
 
-    A tick that takes longer than ``settings.tick_limit_s`` is overruled: a second thread sends the safe command, once
-    a period until the tick ends, and what the tick would have sent is dropped.
+    A tick that takes longer than ``settings.tick_limit_s``, with all that is done around it, is overruled: a second
+    thread sends the safe command, once a period until the tick ends, and what the tick would have sent is dropped.
 
-    Ages are in ROS time. Simulated time stands still between two states, so that there a state is of age 0 when
-    it arrives; on hardware its stamp counts, and a stamp from the future is refused like a stale one.
+    Ages are in ROS time, and a stamp from the future is refused like a stale one. In simulated time, which may stand
+    still, a state that ticks are triggered by is of age 0 when it arrives. A clock that was never heard, or silence
+    that no simulator explains, leads to the safe command too.
 
     Args:
         controller: warmed up.
@@ -104,16 +127,17 @@ class ControlLoop:
     ) -> None:
         self._controller = controller
         self._recorder = recorder
-        self._wanted: tuple[Controller, ControllerSettings] = (controller, controller.settings)
+        self._wanted = _Wanted(controller, controller.settings)
         self._inbox, self._ros_time = inbox, ros_time
         self._send, self._measured, self._failed = send, measured, failed
+        self.trigger = trigger
         self._run_ticks = self._run_timer if trigger == "timer" else self._run_observation
         self._period_s = controller.bundle.manifest.control_period_s
         self._thread: threading.Thread | None = None
         self._sending = threading.Lock()
         self._stopping = threading.Event()
         self._watchdog = Watchdog(
-            self._overrule, self._period_s, lambda: self._wanted[1].tick_limit_s
+            self._overrule, self._period_s, lambda: self._wanted.settings.tick_limit_s
         )
         self._begin()
 
@@ -122,15 +146,18 @@ class ControlLoop:
         self._last: Command | None = None
         self._worst: Command | None = None
         self._age_s = float("nan")
-        self._ticks, self._periods, self._ages = (Recorder(_RECORDED) for _ in range(3))
+        self._ticks, self._periods, self._ages, self._stamp_periods = (
+            Recorder(_RECORDED) for _ in range(4)
+        )
         self._begun_s: float | None = None
         self._missed = self._missed_reported = self._skipped = 0
         self._overruled = ""
+        self._send_began_s: float | None = None
 
     @property
     def controller(self) -> Controller:
         """The controller that ticks, or will at the next tick."""
-        return self._wanted[0]
+        return self._wanted.controller
 
     @property
     def running(self) -> bool:
@@ -150,10 +177,17 @@ class ControlLoop:
         """Stop commanding. The safe command is the last one sent."""
         if self._thread is None:
             return
-        with self._sending:
-            self._stopping.set()
-            values = self._controller.safe.blind
-            self._transmit(Command(values, Mode.SAFE, "the controller stops"), self._answered or 0)
+        self._stopping.set()
+        if self._sending.acquire(timeout=_JOIN_SECONDS):
+            try:
+                last = Command(self._controller.safe.blind, Mode.SAFE, "the controller stops")
+                self._transmit(last, self._answered or 0)
+            finally:
+                self._sending.release()
+        else:
+            self._failed(
+                RuntimeError("the safe command cannot be sent: another one hangs in sending")
+            )
         self._watchdog.stop()
         self._inbox.interrupt()
         self._thread.join(_JOIN_SECONDS)
@@ -161,30 +195,37 @@ class ControlLoop:
             self._failed(RuntimeError(f"a tick has not ended within {_JOIN_SECONDS:g} s"))
         self._thread = None
 
+    def close(self) -> None:
+        """Stop commanding for good."""
+        self.stop()
+        self._controller.close()
+        self.controller.close()
+
     def configure(self, settings: ControllerSettings) -> None:
-        """Change the settings between two ticks."""
-        self._wanted = (self._wanted[0], settings)
+        """Change the settings between two ticks; a planner of another size is made and tried out before."""
+        controller = self._wanted.controller
+        self._wanted = _Wanted(controller, settings, controller.prepare(settings))
 
     def swap(self, controller: Controller, settings: ControllerSettings) -> None:
         """Go on with another controller, for the same task, after the present tick."""
         if stopped := self.controller.stopped:
             controller.stop(stopped)
-        self._wanted = (controller, settings)
+        self._wanted = _Wanted(controller, settings, controller.prepare(settings))
 
     def latch_stop(self, reason: str) -> None:
         """Command the safe values, at once and until :meth:`clear_stop`."""
-        for controller in (self._controller, self._wanted[0]):
+        for controller in (self._controller, self._wanted.controller):
             controller.stop(reason)
         self._inbox.interrupt()
 
     def clear_stop(self) -> None:
-        for controller in (self._controller, self._wanted[0]):
+        for controller in (self._controller, self._wanted.controller):
             controller.clear_stop()
 
     def report(self) -> LoopReport:
         """What happened, and what was worst since the previous report."""
         command, self._worst = self._worst or self._last, None
-        missed = self._missed
+        missed, began_s = self._missed, self._send_began_s
         missed_now, self._missed_reported = missed - self._missed_reported, missed
         return LoopReport(
             command=command,
@@ -195,6 +236,12 @@ class ControlLoop:
             missed_now=missed_now,
             observation_age_s=self._age_s,
             overtaken=self._inbox.overtaken.total(),
+            observation_period=self._stamp_periods.summary(),
+            hangs_in_sending_s=time.perf_counter() - began_s if began_s is not None else 0.0,
+            ages_s={
+                source: math.nan if stamp_ns is None else self._age(stamp_ns, arrived=False)
+                for source, stamp_ns in self._inbox.stamps().items()
+            },
         )
 
     def transitions(self) -> list[Transition]:
@@ -225,15 +272,17 @@ class ControlLoop:
 
     def _run_observation(self) -> None:
         while not self._stopping.is_set():
-            limit_s = self._wanted[1].max_observation_age_s
+            limit_s = self._wanted.settings.max_observation_age_s
             wake = self._inbox.wait(time.perf_counter() + limit_s)
             if wake is Wake.MATCH:
                 sample = self._newest()
                 answered = self._answered
-                if answered is not None and sample.stamp_ns == answered and self._last:
+                if answered is None or sample.stamp_ns != answered or not self._last:
+                    self._tick_sample(sample, sample.received_s, arrived=True)
+                elif self._age(answered, arrived=False) <= limit_s:
                     self._publish(self._last, answered)
                 else:
-                    self._tick_sample(sample, sample.received_s, arrived=True)
+                    self._tick_if_silent(limit_s)
             elif wake is Wake.INTERRUPT:
                 self._tick_if_stopped()
             else:
@@ -244,7 +293,7 @@ class ControlLoop:
             self._tick(ObservationError("stopped"), float("nan"), time.perf_counter())
 
     def _newest(self) -> Sample:
-        return self._inbox.newest(self._wanted[1].age_limit_s)
+        return self._inbox.newest(self._wanted.settings.age_limit_s)
 
     def _tick_if_silent(self, limit_s: float) -> None:
         sample = self._newest()
@@ -253,6 +302,8 @@ class ControlLoop:
         elif self._answered is None:
             sources = " and ".join(self._inbox.sources)
             reason = ObservationError(f"{sources} have not come with one and the same stamp yet")
+        elif deaf := self._deaf(sample):
+            reason = ObservationError(deaf)
         else:
             age_s = self._age(self._answered, arrived=False)
             if age_s <= limit_s:
@@ -262,6 +313,18 @@ class ControlLoop:
             )
         self._tick(reason, float("nan"), time.perf_counter())
 
+    def _deaf(self, sample: Sample) -> str:
+        """Why ages in simulated time say nothing; empty where they do."""
+        if not self._ros_time.simulated():
+            return ""
+        silent_s = time.perf_counter() - sample.received_s
+        limit_s = self._wanted.settings.max_observation_age_s
+        if self._ros_time.now_ns() == 0 and silent_s > limit_s:
+            return "use_sim_time is set, and nothing has been heard on /clock"
+        if silent_s > _SILENCE_S:
+            return f"nothing has been heard for {silent_s:.0f} s, whatever simulated time it is"
+        return ""
+
     def _tick_sample(self, sample: Sample, triggered_s: float, arrived: bool) -> None:
         if sample.stamp_ns is None:
             self._tick(sample.observation, float("nan"), triggered_s)
@@ -269,20 +332,27 @@ class ControlLoop:
         stamp_s = sample.stamp_ns * 1e-9
         observation = sample.observation
         age_s = self._age(sample.stamp_ns, arrived)
-        limit_s = self._wanted[1].age_limit_s(sample.oldest)
-        if age_s < -limit_s and not isinstance(observation, ObservationError):
+        limit_s = self._wanted.settings.age_limit_s(sample.oldest)
+        # A simulator in lockstep waits for an answer, so that the states of one are never silent on their own.
+        if (deaf := "" if arrived else self._deaf(sample)) and not _is_error(observation):
+            observation = ObservationError(deaf)
+        elif age_s < -limit_s and not _is_error(observation):
             observation = ObservationError(
-                f"{sample.oldest} is stamped {-age_s * 1e3:.0f} ms in the future; "
+                f"{sample.oldest} is stamped {-age_s * 1e3:.0f} ms in the future; limit {limit_s * 1e3:.0f} ms; "
                 "are the clocks of robot and controller synchronised?"
             )
+        if self._answered is not None and sample.stamp_ns > self._answered:
+            self._stamp_periods.add((sample.stamp_ns - self._answered) * 1e-9)
         self._answered = sample.stamp_ns
         self._tick(observation, age_s, triggered_s, stamp_s, sample.oldest)
 
     def _age(self, stamp_ns: int, arrived: bool) -> float:
         if not self._ros_time.simulated():
             return (self._ros_time.now_ns() - stamp_ns) * 1e-9
-        # /clock and the state travel apart: the clock may show a little less than the newest stamp.
-        return 0.0 if arrived else max(0, self._ros_time.now_ns() - stamp_ns) * 1e-9
+        if arrived:
+            return 0.0
+        age_s = (self._ros_time.now_ns() - stamp_ns) * 1e-9
+        return age_s if age_s < -_CLOCK_LAG_S else max(0.0, age_s)
 
     def _tick(
         self,
@@ -292,6 +362,7 @@ class ControlLoop:
         stamp_s: float = float("nan"),
         source: str = "observation",
     ) -> None:
+        self._watchdog.tick_begins()
         self._adopt()
         number = self._ticks.count
         statistics = self._controller.statistics
@@ -302,18 +373,42 @@ class ControlLoop:
         self._begun_s = begun
         if not math.isnan(age_s):
             self._ages.add(age_s)
-        self._watchdog.tick_begins()
         joints = self._joints()
         command = self._controller.tick(observation, age_s, stamp_s, source, joints=joints)
         self._publish(command, self._answered or 0)
         ended = time.perf_counter()
         self._controller.assess()
+        missed = self._skipped + (ended - triggered_s > self._period_s)
+        self._skipped = 0
+        self._missed += missed
+        monitor = self._controller.monitor
+        nan = float("nan")
+        self._measured(
+            TickRecord(
+                stamp_ns=self._answered or 0,
+                mode=Mode.SAFE if self._overruled else command.mode,
+                tick_s=ended - begun,
+                inference_s=statistics.inference.last_s
+                if statistics.inference.count > inferences
+                else nan,
+                planning_s=statistics.planning.last_s if statistics.planning.count > plans else nan,
+                observation_age_s=age_s,
+                missed=missed,
+                disagreement=monitor.disagreement,
+                residual=monitor.residual,
+                exceedance=monitor.exceedance,
+            )
+        )
         with self._sending:
             self._watchdog.tick_ends()
             overruled, self._overruled = self._overruled, ""
         settled_s = self._controller.settled_s
         if overruled:
             command = self._controller.overrule(command, overruled)
+        self._ticks.add(ended - begun)
+        self._last, self._age_s = command, age_s
+        if self._worst is None or _severity(command) > _severity(self._worst):
+            self._worst = command
         if self._recorder is not None:
             self._recorder.take(
                 RecordedTick(
@@ -337,46 +432,22 @@ class ControlLoop:
                 ),
                 self._controller,
             )
-        monitor = self._controller.monitor
-        self._last, self._age_s = command, age_s
-        if self._worst is None or _severity(command) > _severity(self._worst):
-            self._worst = command
-        self._ticks.add(ended - begun)
-        missed = self._skipped + (ended - triggered_s > self._period_s)
-        self._skipped = 0
-        self._missed += missed
-        nan = float("nan")
-        self._measured(
-            TickRecord(
-                stamp_ns=self._answered or 0,
-                mode=command.mode,
-                tick_s=ended - begun,
-                inference_s=statistics.inference.last_s
-                if statistics.inference.count > inferences
-                else nan,
-                planning_s=statistics.planning.last_s if statistics.planning.count > plans else nan,
-                observation_age_s=age_s,
-                missed=missed,
-                disagreement=monitor.disagreement,
-                residual=monitor.residual,
-                exceedance=monitor.exceedance,
-            )
-        )
 
     def _joints(self) -> JointReading | None:
         """The joints' state for a safe command that follows them, unless it is too old."""
         if not self._controller.safe.follows or (known := self._inbox.joints()) is None:
             return None
         stamp_ns, reading = known
-        limit_s = self._wanted[1].age_limit_s("joint_states")
+        limit_s = self._wanted.settings.age_limit_s("joint_states")
         return reading if abs(self._age(stamp_ns, arrived=False)) <= limit_s else None
 
     def _adopt(self) -> None:
-        controller, settings = self._wanted
+        controller, settings, planner = self._wanted
         if controller is not self._controller:
             controller.take_over(self._controller)
+            self._controller.close()
         if settings is not controller.settings:
-            controller.configure(settings)
+            controller.configure(settings, planner)
         self._controller = controller
 
     def _publish(self, command: Command, answers_ns: int) -> None:
@@ -387,7 +458,9 @@ class ControlLoop:
     def _transmit(self, command: Command, answers_ns: int) -> None:
         # There is no safe position target before anything is known of the joints.
         if np.isfinite(command.values).all():
+            self._send_began_s = time.perf_counter()
             self._send(command, answers_ns)
+            self._send_began_s = None
 
     def _overrule(self, begun_s: float) -> None:
         """Send the safe command in place of a tick that hangs; called by the watchdog."""
@@ -397,7 +470,7 @@ class ControlLoop:
         try:
             if self._stopping.is_set() or not self._watchdog.still_ticks(begun_s):
                 return
-            took_s, limit_s = time.perf_counter() - begun_s, self._wanted[1].tick_limit_s
+            took_s, limit_s = time.perf_counter() - begun_s, self._wanted.settings.tick_limit_s
             self._overruled = (
                 f"a tick has taken {took_s * 1e3:.0f} ms; limit {limit_s * 1e3:.0f} ms"
             )
@@ -407,6 +480,10 @@ class ControlLoop:
             self._failed(reason)
         finally:
             self._sending.release()
+
+
+def _is_error(observation: Vector | ObservationError) -> bool:
+    return isinstance(observation, ObservationError)
 
 
 def _severity(command: Command) -> int:

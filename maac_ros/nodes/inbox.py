@@ -9,16 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-
 from maac_ros.errors import ObservationError
+from maac_ros.nodes.goals import REORDERED_WITHIN_S, Goals
 from maac_ros.nodes.messages import InertialReading, Reading
 from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
 from maac_ros.task import Task
 from maac_ros.terms import Source
-
-REORDERED_WITHIN_S = 1.0
-"""A message older than the one before by less was overtaken on its way; by more, the clock went back."""
 
 
 class Wake(Enum):
@@ -34,13 +30,6 @@ class _Arrival:
     stamp_ns: int
     received_s: float
     reading: Reading | ObservationError
-
-
-@dataclass(frozen=True)
-class _Asked:
-    stamp_ns: int
-    received_s: float
-    values: Vector
 
 
 @dataclass(frozen=True)
@@ -85,13 +74,12 @@ class Inbox:
         self._simulated = simulated
         self._condition = threading.Condition()
         self._arrivals: dict[Source, _Arrival] = {}
-        self._goal, self._drawn_goals = task.goal, drawn_goals
-        self._resting = np.array(list(task.goal.resting.values()) if task.goal else [])
-        self._asked: _Asked | None = None
+        self._drawn_goals = drawn_goals
+        self._goals = _goals(task, drawn_goals)
         self._matched = False
         self._interrupted = False
-        self.overtaken: Counter[Source] = Counter()
-        """Messages dropped because a newer one of the same source had come before."""
+        self.overtaken: Counter[Source] = Counter(dict.fromkeys(self.sources, 0))
+        """Messages dropped because a newer one of the same source had come before; goals likewise."""
 
     def put(self, source: Source, stamp_ns: int, reading: Reading | ObservationError) -> None:
         """Take in what ``source`` said, or why it cannot be used.
@@ -114,12 +102,20 @@ class Inbox:
             self._arrivals[source] = _Arrival(stamp_ns, time.perf_counter(), reading)
             self._look_for_match()
 
-    def ask(self, stamp_ns: int, goal: Vector) -> None:
-        """Take in what the robot is asked for, (G,) in the order of the task's goal term."""
+    def ask(self, stamp_ns: int, goal: Vector | ObservationError, now_ns: int) -> str:
+        """Take in what the robot is asked for, or why it cannot be used: see :meth:`Goals.ask`."""
+        assert self._goals is not None
         with self._condition:
-            self._asked = _Asked(stamp_ns, time.perf_counter(), goal)
-            if self._drawn_goals:
+            refusal = self._goals.ask(stamp_ns, goal, now_ns)
+            self.overtaken[self._goals.source] = self._goals.overtaken
+            if self._drawn_goals and not refusal:
                 self._look_for_match()
+            return refusal
+
+    def goal_concerns(self) -> list[str]:
+        """What is wrong with what was asked for last."""
+        with self._condition:
+            return self._goals.concerns() if self._goals is not None else []
 
     def _look_for_match(self) -> None:
         if self._wake_on_match and self._stamps_match():
@@ -129,20 +125,10 @@ class Inbox:
     def _stamps_match(self) -> bool:
         if len(self._arrivals) != len(self.sources):
             return False
-        stamps = {arrival.stamp_ns for arrival in self._arrivals.values()}
-        if self._goal is not None and self._drawn_goals:
-            stamps.add(self._asked.stamp_ns if self._asked is not None else -1)
+        stamps: set[int | None] = {arrival.stamp_ns for arrival in self._arrivals.values()}
+        if self._goals is not None and self._drawn_goals:
+            stamps.add(self._goals.stamp_ns)
         return len(stamps) == 1
-
-    def _asked_for(self) -> Vector:
-        """The goal that holds now."""
-        asked, goal = self._asked, self._goal
-        if asked is None or goal is None:
-            return self._resting
-        limit_s = goal.timeout_s
-        late = limit_s is not None and time.perf_counter() - asked.received_s > limit_s
-        # Between two states of a simulator time may stand still.
-        return self._resting if late and not self._drawn_goals else asked.values
 
     def interrupt(self) -> None:
         """Make :meth:`wait` return at once."""
@@ -164,6 +150,14 @@ class Inbox:
             self._matched = False
             return Wake.MATCH
 
+    def stamps(self) -> dict[Source, int | None]:
+        """Stamp of each source's newest message, ns; None where it has never been heard."""
+        with self._condition:
+            return {
+                source: self._arrivals[source].stamp_ns if source in self._arrivals else None
+                for source in self.sources
+            }
+
     def joints(self) -> tuple[int, JointReading] | None:
         """Stamp and reading of the newest joint states, whatever the other sources say; None where it has no use."""
         with self._condition:
@@ -180,7 +174,7 @@ class Inbox:
         """
         with self._condition:
             arrivals = dict(self._arrivals)
-            goal = self._asked_for()
+            goal = self._goals.holds() if self._goals is not None else None
         if unheard := [source for source in self.sources if source not in arrivals]:
             reason = f"no observation yet: nothing heard on {', '.join(unheard)}"
             return Sample(ObservationError(reason), None, 0.0)
@@ -194,7 +188,8 @@ class Inbox:
         stamp = arrivals[oldest].stamp_ns
         received = max(arrival.received_s for arrival in arrivals.values())
         state = RobotState.unknown(self._joints)
-        state.goal = goal
+        if goal is not None:
+            state.goal = goal
         # What an IMU tells counts for more than what odometry tells of the same.
         for _, arrival in sorted(arrivals.items(), key=lambda each: each[0] == "imu"):
             if isinstance(arrival.reading, ObservationError):
@@ -210,4 +205,11 @@ class Inbox:
                     state.base_linear_velocity,
                     state.base_angular_velocity,
                 ) = arrival.reading
-        return Sample(self._builder.build(state), stamp, received, oldest)
+        return Sample(self._builder.read(state), stamp, received, oldest)
+
+
+def _goals(task: Task, drawn: bool) -> Goals | None:
+    if (goal := task.goal) is None:
+        return None
+    units = [entry.unit for entry in task.observation_entries() if entry.source == goal.source]
+    return Goals(goal, units, drawn)

@@ -23,6 +23,7 @@ from maac_ros.check import AGE_PERIODS, Finding
 from maac_ros.errors import MaacError
 from maac_ros.nodes import messages
 from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, profile
+from maac_ros.nodes.reader import type_name
 from maac_ros.terms import Source
 
 
@@ -181,7 +182,7 @@ def _type(
     endpoints: Callable[[str], list[Any]],
 ) -> Finding:
     """Whether somebody is at the other end of ``topic``, with one of these types."""
-    expected = [f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}" for kind in kinds]
+    expected = [type_name(kind) for kind in kinds]
     others = [end for end in endpoints(topic) if end.node_name != node.get_name()]
     if not others:
         return Finding(what, "MISMATCH", f"nobody is there; expected {' or '.join(expected)}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import array
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +20,24 @@ from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from maac_ros.binding import Binding
+from maac_ros.binding import ODOM_FRAME, Binding
 from maac_ros.errors import MaacError, ObservationError
 from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
 from maac_ros.observation_terms import Goal
+from maac_ros.task import Task
 from maac_ros.terms import Source
-
-WORLD_FRAME = "world"
 
 _STAMP_LABEL = re.compile(r"stamp=(\d+)\.(\d{9})")
 
 
 _POINT_FIELDS = (("positions", "position"), ("velocities", "velocity"), ("effort", "effort"))
 """Fields of a trajectory's point, by the quantity that they tell."""
+
+_SHORTEST, _LONGEST = 0.95, 1.05
+"""Norms of what is taken for a unit quaternion: rounding and filters change them by far less."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""What networks can take."""
 
 
 class CommandError(MaacError):
@@ -100,10 +108,8 @@ def read_joint_state(message: JointState, needs: JointNeeds) -> JointReading:
     Raises:
         ObservationError: naming the joint or field that is needed and missing.
     """
+    _require_once("joint_states: joints", message.name)
     row = {name: i for i, name in enumerate(message.name)}
-    if len(row) != len(message.name):
-        twice = sorted({name for name in message.name if list(message.name).count(name) > 1})
-        raise ObservationError(f"joint_states: joints listed more than once: {', '.join(twice)}")
     return JointReading(
         _pick("position", message.position, row, needs.names, needs.position),
         _pick("velocity", message.velocity, row, needs.names, needs.velocity),
@@ -136,6 +142,12 @@ def _pick(
     return picked
 
 
+def _require_once(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        raise ObservationError(f"{what} listed more than once: {', '.join(twice)}")
+
+
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "no joints"
 
@@ -149,22 +161,54 @@ def joint_state_message(reading: JointReading, names: Sequence[str], stamp_ns: i
     return message
 
 
-def read_odometry(message: Odometry, frame: str) -> BaseReading:
+def _axes(field: str, told: str, turned: Sequence[str]) -> dict[str, frozenset[str]]:
+    """The components of a vector, and the entries that each is needed for: of ``told`` that of its own axis, and all of
+    what the vector is ``turned`` for.
+    """
+    mixed = frozenset(f"base/{quantity}_{axis}" for quantity in turned for axis in "xyz")
+    return {f"{field}.{axis}": mixed | {f"base/{told}_{axis}"} for axis in "xyz"}
+
+
+_BASE_FIELDS: Mapping[Source, Mapping[str, frozenset[str]]] = {
+    "odom": {
+        **_axes("pose.pose.position", "position", ()),
+        **_axes(
+            "twist.twist.linear", "linear_velocity", ("linear_velocity", "body_linear_velocity")
+        ),
+        **_axes("twist.twist.angular", "angular_velocity", ("world_angular_velocity",)),
+    },
+    "imu": _axes("angular_velocity", "angular_velocity", ("world_angular_velocity",)),
+}
+"""Numbers of the messages about the base, and the observation entries that they are needed for."""
+
+
+def needed_fields(source: Source, task: Task) -> tuple[str, ...]:
+    """The numbers of a message of ``odom`` or ``imu`` that ``task`` cannot do without."""
+    observed = {entry.name for entry in task.observation_entries() if entry.source == source}
+    return tuple(field for field, serves in _BASE_FIELDS[source].items() if serves & observed)
+
+
+def read_odometry(
+    message: Odometry, frame: str, odom_frame: str, needed: Sequence[str]
+) -> BaseReading:
     """The base state, its linear velocity turned from the child frame into the world frame.
 
     Args:
         message: pose in the world frame, twist in the child frame.
         frame: the child frame that the task expects.
+        odom_frame: the world frame that it expects; empty for any.
+        needed: fields that must be numbers.
 
     Raises:
-        ObservationError: when the child frame is another one, or the orientation is no rotation.
+        ObservationError: when a frame is another one, a number that is needed is none, or the orientation is no
+            rotation.
     """
-    if message.child_frame_id != frame:
-        raise ObservationError(
-            f"odom: child_frame_id: got '{message.child_frame_id}'; expected '{frame}'"
-        )
+    if odom_frame:
+        _require_frame("odom: header.frame_id", message.header.frame_id, odom_frame)
+    _require_frame("odom: child_frame_id", message.child_frame_id, frame)
+    _require_numbers("odom", message, needed)
     pose, twist = message.pose.pose, message.twist.twist
-    orientation = _unit_quaternion(pose.orientation, "odom: pose.pose.orientation")
+    orientation = _rotation("odom", message, "pose.pose.orientation")
     linear = np.array([twist.linear.x, twist.linear.y, twist.linear.z])
     return BaseReading(
         np.array([pose.position.x, pose.position.y, pose.position.z]),
@@ -174,35 +218,61 @@ def read_odometry(message: Odometry, frame: str) -> BaseReading:
     )
 
 
-def read_imu(message: Imu, frame: str) -> InertialReading:
+def read_imu(message: Imu, frame: str, needed: Sequence[str]) -> InertialReading:
     """Orientation and angular velocity of the base, whose axes are those of the IMU.
 
+    Args:
+        message: of the IMU.
+        frame: that the task expects.
+        needed: fields that must be numbers.
+
     Raises:
-        ObservationError: when the frame is another one, or the orientation is not given, or is no rotation.
+        ObservationError: when the frame is another one, a number that is needed is none, or the orientation is not
+            given, or is no rotation.
     """
-    if message.header.frame_id != frame:
-        raise ObservationError(
-            f"imu: header.frame_id: got '{message.header.frame_id}'; expected '{frame}'"
-        )
+    _require_frame("imu: header.frame_id", message.header.frame_id, frame)
     for field in ("orientation", "angular_velocity"):
         # The message's own way to say that there is no estimate.
         if getattr(message, f"{field}_covariance")[0] == -1.0:
             raise ObservationError(f"imu: {field}_covariance[0] is -1: the {field} is not given")
+    _require_numbers("imu", message, needed)
     turning = message.angular_velocity
     return InertialReading(
-        _unit_quaternion(message.orientation, "imu: orientation"),
-        np.array([turning.x, turning.y, turning.z]),
+        _rotation("imu", message, "orientation"), np.array([turning.x, turning.y, turning.z])
     )
 
 
-def _unit_quaternion(q: Quaternion, what: str) -> Vector:
-    """``q`` as w, x, y, z, which ROS lists as x, y, z, w."""
-    orientation = np.array([q.w, q.x, q.y, q.z])
-    # A simulator may perturb a quaternion's length a little; one that was never set has length 0.
-    norm = float(np.linalg.norm(orientation))
-    if not 0.5 < norm < 1.5:
-        raise ObservationError(f"{what} has length {norm:.3g}; expected a unit quaternion")
-    return orientation
+def _require_frame(what: str, got: str, expected: str) -> None:
+    if got != expected:
+        raise ObservationError(f"{what}: got '{got}'; expected '{expected}'")
+
+
+def _require_numbers(source: Source, message: Odometry | Imu, fields: Iterable[str]) -> None:
+    """Raise :class:`ObservationError` naming every one of ``fields`` that is NaN, infinite or too large."""
+    values = {field: attrgetter(field)(message) for field in fields}
+    # Once a vector is turned nobody can tell any more which of its components it was.
+    if bad := [f"{field} = {v:g}" for field, v in values.items() if not abs(v) <= _LARGEST]:
+        raise ObservationError(
+            f"{source}: {', '.join(bad)}; expected a finite number of single precision"
+        )
+
+
+def _rotation(source: Source, message: Odometry | Imu, field: str) -> Vector:
+    """The quaternion ``field`` as w, x, y, z, which ROS lists as x, y, z, w, of norm 1."""
+    _require_numbers(source, message, (f"{field}.{part}" for part in "wxyz"))
+    q = attrgetter(field)(message)
+    norm = math.hypot(q.w, q.x, q.y, q.z)
+    # One that was never set has norm 0.
+    if not _SHORTEST <= norm <= _LONGEST:
+        raise ObservationError(
+            f"{source}: {field} has norm {norm:.4g}; expected {_SHORTEST:g} to {_LONGEST:g}"
+        )
+    return np.array([q.w, q.x, q.y, q.z]) / norm
+
+
+def _set_rotation(q: Quaternion, orientation: Vector) -> None:
+    # An episode may begin with another norm: to MuJoCo only the direction counts.
+    q.w, q.x, q.y, q.z = (orientation / np.linalg.norm(orientation)).tolist()
 
 
 def imu_message(state: RobotState, frame: str, stamp_ns: int) -> Imu:
@@ -210,23 +280,24 @@ def imu_message(state: RobotState, frame: str, stamp_ns: int) -> Imu:
     message = Imu()
     message.header.stamp = ns_to_stamp(stamp_ns)
     message.header.frame_id = frame
-    q, turning = message.orientation, message.angular_velocity
-    q.w, q.x, q.y, q.z = state.base_orientation.tolist()
+    _set_rotation(message.orientation, state.base_orientation)
+    turning = message.angular_velocity
     turning.x, turning.y, turning.z = state.base_angular_velocity.tolist()
     message.linear_acceleration_covariance[0] = -1.0
     return message
 
 
-def odometry_message(state: RobotState, frame: str, stamp_ns: int) -> Odometry:
+def odometry_message(
+    state: RobotState, frame: str, stamp_ns: int, odom_frame: str = ODOM_FRAME
+) -> Odometry:
     """The base state, its linear velocity turned from the world frame into the child frame."""
     message = Odometry()
     message.header.stamp = ns_to_stamp(stamp_ns)
-    message.header.frame_id = WORLD_FRAME
+    message.header.frame_id = odom_frame
     message.child_frame_id = frame
     pose, twist = message.pose.pose, message.twist.twist
     pose.position.x, pose.position.y, pose.position.z = state.base_position.tolist()
-    q = pose.orientation
-    q.w, q.x, q.y, q.z = state.base_orientation.tolist()
+    _set_rotation(pose.orientation, state.base_orientation)
     linear = body_to_world(state.base_orientation).T @ state.base_linear_velocity
     twist.linear.x, twist.linear.y, twist.linear.z = linear.tolist()
     twist.angular.x, twist.angular.y, twist.angular.z = state.base_angular_velocity.tolist()
@@ -240,10 +311,13 @@ STATE_MESSAGES: Mapping[Source, type] = {"joint_states": JointState, "odom": Odo
 def state_reader(source: Source, binding: Binding) -> Callable[[Any], Reading]:
     """What turns a message of ``source`` into what the task's robot says; it raises :class:`ObservationError`."""
     needs = JointNeeds.of(binding)
+    needed = needed_fields(source, binding.task) if source in _BASE_FIELDS else ()
     readers: dict[Source, Callable[[Any], Reading]] = {
         "joint_states": lambda message: binding.from_robot(read_joint_state(message, needs)),
-        "odom": lambda message: read_odometry(message, binding.base_frame),
-        "imu": lambda message: read_imu(message, binding.imu_frame),
+        "odom": lambda message: read_odometry(
+            message, binding.base_frame, binding.odom_frame, needed
+        ),
+        "imu": lambda message: read_imu(message, binding.imu_frame, needed),
     }
     return readers[source]
 
@@ -270,12 +344,13 @@ def read_named_goal(message: JointState, goal: Goal) -> Vector:
     """The goal (G,) out of names and positions, in any order; there may be more.
 
     Raises:
-        ObservationError: naming what is missing or not finite.
+        ObservationError: naming what is missing, there twice or not finite.
     """
     if len(message.position) != len(message.name):
         raise ObservationError(
             f"goal: field 'position' has {len(message.position)} values for {len(message.name)} names"
         )
+    _require_once("goal: names", message.name)
     asked = dict(zip(message.name, message.position, strict=True))
     if missing := [name for name in goal.ranges if name not in asked]:
         raise ObservationError(

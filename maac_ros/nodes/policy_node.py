@@ -18,6 +18,7 @@ with ``use_sim_time`` both come from ``/clock``.
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,7 +39,7 @@ from trajectory_msgs.msg import JointTrajectory
 from maac_ros.binding import Binding, load_robot
 from maac_ros.bundle import Bundle, load_bundle, manifest_yaml, require_same_task
 from maac_ros.controller import Command, Controller
-from maac_ros.errors import MaacError, ObservationError
+from maac_ros.errors import ConfigError, MaacError, ObservationError
 from maac_ros.nodes import messages, policy_status
 from maac_ros.nodes.common import (
     BEST_EFFORT,
@@ -78,6 +79,7 @@ READ_AT_CONFIGURE = (
     "stamped_cmd_vel",
     "goals",
     "record",
+    "use_sim_time",
 )
 
 
@@ -96,7 +98,10 @@ class PolicyNode(LifecycleNode):
         self._bundle: Bundle | None = None
         self._recorder: FlightRecorder | None = None
         self._reader: Reader | None = None
-        self._failure = self._refusal = ""
+        self._failure = self._refusal = self._stopped = ""
+        self._asked_for = 0
+        self._loading = threading.Lock()
+        self._taking_back = False
         self._interfaces: list[Callable[[], object]] = []
         check_values(declare(self, (*AT_CONFIGURE, *AT_RUNTIME, *AT_START)))
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -205,7 +210,6 @@ class PolicyNode(LifecycleNode):
             self._recorder = FlightRecorder(
                 Path(values["record"]).expanduser(),
                 self.get_fully_qualified_name(),
-                self._commands.topic_name,
             )
             self.get_logger().info(f"recording into '{self._recorder.folder}'")
         self._loop = ControlLoop(
@@ -218,6 +222,8 @@ class PolicyNode(LifecycleNode):
             trigger,
             self._recorder,
         )
+        if self._stopped:
+            self._loop.latch_stop(self._stopped)
         self._reader.start()
         self._use(bundle)
 
@@ -245,6 +251,10 @@ class PolicyNode(LifecycleNode):
             self._reader.close()
         if self._recorder is not None:
             self._recorder.close()
+        # A stop is for whoever stopped to clear, not for a configure.
+        self._stopped = self._latched
+        if self._loop is not None:
+            self._loop.close()
         self._loop = self._bundle = self._reader = self._recorder = None
 
     # In and out
@@ -266,15 +276,18 @@ class PolicyNode(LifecycleNode):
         self, goal: Goal, inbox: Inbox, stamped: bool
     ) -> tuple[type, str, Callable[[Any], None]]:
         """Message type of the goal, its topic, and what takes its messages in."""
+        self._goal_inbox = inbox
+        clock, headed = self.get_clock(), goal.source == "goal" or stamped
 
         def receive(message: Any) -> None:
+            stamp_ns = messages.stamp_to_ns(message.header.stamp) if headed else 0
+            now_ns = clock.now().nanoseconds
             try:
-                values = messages.read_goal(message, goal)
+                refusal = inbox.ask(stamp_ns, messages.read_goal(message, goal), now_ns)
             except ObservationError as reason:
-                self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
-                return
-            headed = goal.source == "goal" or stamped
-            inbox.ask(messages.stamp_to_ns(message.header.stamp) if headed else 0, values)
+                refusal = inbox.ask(stamp_ns, reason, now_ns)
+            if refusal:
+                self.get_logger().error(f"refused: {refusal}", throttle_duration_sec=1.0)
 
         twist = TwistStamped if stamped else Twist
         topic = getattr(self._binding.topics, goal.source)
@@ -330,6 +343,8 @@ class PolicyNode(LifecycleNode):
         if self._loop is None or self._reader is None:
             return []
         told = self._reader.refused()
+        if self._binding.task.goal is not None:
+            told += self._goal_inbox.goal_concerns()
         if self._refusal:
             told.append(self._refusal)
         # Two that command one robot overrule each other.
@@ -346,27 +361,26 @@ class PolicyNode(LifecycleNode):
         changed = {p.name: p.value for p in changes if p.name in SPECS}
         try:
             check_values(changed)
+            if self._loop is None:
+                return SetParametersResult(successful=True)
+            fixed = [p.name for p in changes if p.name in READ_AT_CONFIGURE]
+            if fixed:
+                raise ConfigError(f"{fixed[0]}: is read at configure only; clean up the node first")
+            if any(spec.name in changed for spec in AT_RUNTIME):
+                manifest = self._loop.controller.bundle.manifest
+                self._loop.configure(controller_settings({**self._values(), **changed}, manifest))
         except MaacError as reason:
             return SetParametersResult(successful=False, reason=str(reason))
-        if self._loop is None:
-            return SetParametersResult(successful=True)
-        if fixed := [name for name in changed if name in READ_AT_CONFIGURE]:
-            refusal = f"{fixed[0]}: is read at configure only; clean up the node first"
-            return SetParametersResult(successful=False, reason=refusal)
-        if any(spec.name in changed for spec in AT_RUNTIME):
-            manifest = self._loop.controller.bundle.manifest
-            self._loop.configure(controller_settings({**self._values(), **changed}, manifest))
-        if "bundle" in changed:
+        if "bundle" in changed and not self._taking_back:
             self.executor.create_task(self._replace_bundle)
         return SetParametersResult(successful=True)
 
     def _on_stop(
         self, _: TriggerService.Request, response: TriggerService.Response
     ) -> TriggerService.Response:
-        if self._loop is None:
-            response.message = "not configured: nothing is commanded"
-            return response
-        self._loop.latch_stop("stopped by ~/stop")
+        self._stopped = "stopped by ~/stop"
+        if self._loop is not None:
+            self._loop.latch_stop(self._stopped)
         self.get_logger().warning("stopped by ~/stop; the safe command holds until ~/clear_stop")
         response.success, response.message = True, "the safe command holds until ~/clear_stop"
         return response
@@ -374,13 +388,22 @@ class PolicyNode(LifecycleNode):
     def _on_clear_stop(
         self, _: TriggerService.Request, response: TriggerService.Response
     ) -> TriggerService.Response:
-        if self._loop is None or not self._loop.controller.stopped:
+        if not self._latched:
             response.message = "not stopped"
             return response
-        self._loop.clear_stop()
+        self._stopped = ""
+        if self._loop is not None:
+            self._loop.clear_stop()
+        commanding = self._loop is not None and self._loop.running
         self.get_logger().info("the stop is cleared")
-        response.success, response.message = True, "commanding again"
+        response.success = True
+        response.message = "commanding again" if commanding else "cleared; nothing is commanded yet"
         return response
+
+    @property
+    def _latched(self) -> str:
+        """Why the stop is latched, whatever state the node is in; empty when it is not."""
+        return self._loop.controller.stopped if self._loop is not None else self._stopped
 
     async def _on_reload(
         self, _: TriggerService.Request, response: TriggerService.Response
@@ -394,22 +417,41 @@ class PolicyNode(LifecycleNode):
         if loop is None:
             return False, "not configured: configure loads the bundle"
 
-        def load() -> Controller:
-            controller = self._load(values)
+        self._asked_for += 1
+        number = self._asked_for
+
+        def load() -> Controller | None:
+            with self._loading:  # one after the other: a load takes memory and a core
+                if number != self._asked_for:
+                    return None
+                controller = self._load(values)
             require_same_task(controller.bundle, loop.controller.bundle.task)
             return controller
 
         try:
             controller = await in_thread(self.executor, load)
-        except MaacError as reason:
-            self._refusal = f"the old bundle goes on, another is refused: {reason}"
+        except Exception as reason:  # of whatever kind: a robot is being commanded
+            told = str(reason) if isinstance(reason, MaacError) else repr(reason)
+            self._refusal = f"the old bundle goes on, another is refused: {told}"
             self.get_logger().error(self._refusal)
-            return False, str(reason)
+            if number == self._asked_for and loop is self._loop:
+                self._take_back(str(loop.controller.bundle.path))
+            return False, told
         if loop is not self._loop:
             return False, "the node was cleaned up while the bundle was loading"
+        if controller is None or number != self._asked_for:
+            return False, "another bundle was asked for meanwhile"
         loop.swap(controller, controller_settings(self._values(), controller.bundle.manifest))
         self._use(controller.bundle)
         return True, f"runs '{controller.bundle.path}'"
+
+    def _take_back(self, bundle: str) -> None:
+        """Let the parameter name the bundle that runs, so that a later configure finds it."""
+        self._taking_back = True
+        try:
+            self.set_parameters([Parameter("bundle", value=bundle)])
+        finally:
+            self._taking_back = False
 
 
 def _create(leave: Exit) -> PolicyNode:

@@ -128,7 +128,7 @@ AT_RUNTIME = (
     ParameterSpec(
         "mpc.budget_ms",
         0.0,
-        "Time a plan may take, ms; 0 for 80 % of the control period.",
+        "Time a plan may take, ms; 0 for 80 % of the control period, which it may not exceed with the trigger 'timer'.",
         low=0,
         high=10_000,
     ),
@@ -141,8 +141,8 @@ AT_RUNTIME = (
     ParameterSpec(
         "max_observation_age_ms",
         0.0,
-        "Older observations lead to the safe command, ms of ROS time since header.stamp; 0 for five "
-        "control periods.",
+        "Older observations lead to the safe command, ms of ROS time since header.stamp, a control period or more; 0 "
+        "for five control periods.",
         low=0,
         high=60_000,
     ),
@@ -150,6 +150,13 @@ AT_RUNTIME = (
         "max_odom_age_ms",
         0.0,
         "The same for odom, which often comes at a rate of its own, ms; 0 for max_observation_age_ms.",
+        low=0,
+        high=60_000,
+    ),
+    ParameterSpec(
+        "max_imu_age_ms",
+        0.0,
+        "The same for imu, ms; 0 for max_observation_age_ms.",
         low=0,
         high=60_000,
     ),
@@ -179,8 +186,8 @@ AT_RUNTIME = (
     ParameterSpec(
         "tick_limit_ms",
         0.0,
-        "A tick that takes longer is overruled by the safe command, ms; 0 for five control periods, and at least "
-        "100 ms.",
+        "A tick that takes longer is overruled by the safe command, ms, a control period or more; 0 for five control "
+        "periods, and at least 100 ms.",
         low=0,
         high=60_000,
     ),
@@ -191,6 +198,14 @@ AT_RUNTIME = (
         "0 for none.",
         low=0,
         high=1e9,
+    ),
+    ParameterSpec(
+        "engage_ms",
+        0.0,
+        "Time over which the command moves from the safe one to the policy's when it begins to act, or does again, ms; "
+        "0 for at once.",
+        low=0,
+        high=60_000,
     ),
 )
 
@@ -224,6 +239,27 @@ def check_values(values: Mapping[str, Any]) -> None:
     schema.parse(changed, PlannerSettings, "mpc", ConfigError)
 
 
+_AT_LEAST_A_PERIOD = (
+    "max_observation_age_ms",
+    "max_odom_age_ms",
+    "max_imu_age_ms",
+    "tick_limit_ms",
+)
+
+
+def _check_times(values: Mapping[str, Any], period_ms: float) -> None:
+    """Refuse what would have the safe command for ever, or every deadline missed."""
+    expected = f"0, or at least the control period of {period_ms:g} ms"
+    for name in _AT_LEAST_A_PERIOD:
+        if 0 < values[name] < period_ms:
+            raise ConfigError(f"{name}: got {values[name]:g}; expected {expected}")
+    # A simulator in lockstep waits for the answer.
+    if values["trigger"] == "timer" and values["mpc.budget_ms"] > period_ms:
+        raise ConfigError(
+            f"mpc.budget_ms: got {values['mpc.budget_ms']:g}; expected at most the control period of {period_ms:g} ms"
+        )
+
+
 def _planner_threads(providers: Sequence[str]) -> int:
     """How many threads a plan takes where nobody says."""
     if tuple(providers) != CPU_PROVIDERS:
@@ -232,9 +268,14 @@ def _planner_threads(providers: Sequence[str]) -> int:
 
 
 def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> ControllerSettings:
-    """What ``values`` (every parameter) mean for a bundle; 0 stands for its defaults."""
+    """What ``values`` (every parameter) mean for a bundle; 0 stands for its defaults.
+
+    Raises:
+        ConfigError: when a time is shorter than a control period, or longer, where that cannot be.
+    """
     planner = manifest.task.planner
     period_s = manifest.control_period_s
+    _check_times(values, period_s * 1e3)
     changed = {
         field: values[f"mpc.{field}"] or getattr(planner, field)
         for field in ("candidates", "horizon", "iterations")
@@ -249,7 +290,9 @@ def controller_settings(values: Mapping[str, Any], manifest: Manifest) -> Contro
         plausible_margin=values["plausible_margin"] or np.inf,
         max_observation_age_s=age_s,
         max_odom_age_s=values["max_odom_age_ms"] * 1e-3 or None,
+        max_imu_age_s=values["max_imu_age_ms"] * 1e-3 or None,
         action_rate_limit=values["action_rate_limit"] or np.inf,
+        engage_s=values["engage_ms"] * 1e-3,
         model_fallback=values["mpc.model_fallback"],
         tick_limit_s=values["tick_limit_ms"] * 1e-3
         or max(DEFAULT_TICK_PERIODS * period_s, LEAST_TICK_LIMIT_S),

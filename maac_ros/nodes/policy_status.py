@@ -36,10 +36,23 @@ def status(
         return "", DiagnosticStatus.WARN, "not configured", {}
     hardware = bundle.task.name
     if not loop.running:
-        values: dict[str, object] = {"mode": "inactive", "bundle": bundle.path}
-        return hardware, DiagnosticStatus.OK, "inactive: not commanding", values
+        stopped = loop.controller.stopped
+        values: dict[str, object] = {
+            "mode": "inactive",
+            "stopped": bool(stopped),
+            "bundle": bundle.path,
+        }
+        told = "inactive: not commanding"
+        if stopped:
+            return (
+                hardware,
+                DiagnosticStatus.WARN,
+                f"{told}; stopped until ~/clear_stop: {stopped}",
+                values,
+            )
+        return hardware, DiagnosticStatus.OK, told, values
     report = loop.report()
-    level, message = _judge(report)
+    level, message = _judge(report, loop.controller.settings.tick_limit_s)
     values = _values(bundle, loop, report)
     concerns = list(concerns)
     if recorder is not None:
@@ -47,14 +60,19 @@ def status(
         if recorder.failure or recorder.lost:
             lost = f"{recorder.lost} ticks are not recorded"
             concerns.append(f"{lost}: {recorder.failure}" if recorder.failure else lost)
+    if rate := _wrong_rate(bundle.manifest.control_period_s * 1e3, loop.trigger, report):
+        concerns.append(rate)
     if concerns:
         level = max(level, DiagnosticStatus.WARN)
         message = "; ".join((message, *concerns))
     return hardware, level, message, values
 
 
-def _judge(report: LoopReport) -> tuple[bytes, str]:
+def _judge(report: LoopReport, tick_limit_s: float) -> tuple[bytes, str]:
     command = report.command
+    if report.hangs_in_sending_s > tick_limit_s:
+        hangs = f"a command has hung in sending for {report.hangs_in_sending_s:.1f} s"
+        return DiagnosticStatus.ERROR, f"nothing can be commanded: {hangs}"
     if command is None:
         return DiagnosticStatus.WARN, "no tick yet"
     if command.mode is Mode.STOPPED:
@@ -66,6 +84,26 @@ def _judge(report: LoopReport) -> tuple[bytes, str]:
     if report.missed_now:
         return DiagnosticStatus.WARN, f"{command.mode.value}: {report.missed_now} deadlines missed"
     return DiagnosticStatus.OK, command.mode.value
+
+
+_SAME_RATE = 0.2
+"""By how much, as a share of the control period, observations may come slower or faster than in training."""
+
+_RATE_SHOWN = 20
+"""So many observations tell their rate."""
+
+
+def _wrong_rate(period_ms: float, trigger: str, report: LoopReport) -> str:
+    """That observations do not come as often as the policy learned to act on them; empty where they do.
+
+    A timer does not care how many it skips.
+    """
+    came = report.observation_period
+    slower = came.p50_ms > (1 + _SAME_RATE) * period_ms
+    faster = came.p50_ms < (1 - _SAME_RATE) * period_ms and trigger == "observation"
+    if came.count < _RATE_SHOWN or not (slower or faster):
+        return ""
+    return f"observations come every {came.p50_ms:.3g} ms; the policy learned to act every {period_ms:g} ms"
 
 
 def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, object]:
@@ -90,6 +128,7 @@ def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, 
         "missed_deadlines": report.missed_deadlines,
         "overtaken_messages": report.overtaken,
         "observation_age_ms": report.observation_age_s * 1e3,
+        **{f"age_ms.{source}": age_s * 1e3 for source, age_s in report.ages_s.items()},
         "model_calibrated": monitor.calibrated,
         "model_doubt": monitor.doubt,
         "model_disagreement": monitor.disagreement,

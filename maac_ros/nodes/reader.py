@@ -24,6 +24,12 @@ _POLL_NS = 100_000_000
 """The end of the context, which wakes nobody, is noticed within this time."""
 
 
+def type_name(kind: type) -> str:
+    """A message type as the graph names it, such as ``sensor_msgs/msg/JointState``."""
+    package, kind_of_interface, *_ = kind.__module__.split(".")
+    return f"{package}/{kind_of_interface}/{kind.__name__}"
+
+
 class _NeverExecuted(ReentrantCallbackGroup):
     """Keeps the executor from the subscriptions."""
 
@@ -81,16 +87,20 @@ class Reader:
         self._subscriptions = []
 
     def refused(self) -> list[str]:
-        """Publishers that are not heard since their quality of service does not match, and why."""
+        """Publishers that are not heard since type or quality of service does not match, and why."""
         told = []
         for subscription in self._subscriptions:
+            wanted = type_name(subscription.msg_type)
             for publisher in self._node.get_publishers_info_by_topic(subscription.topic_name):
                 match, reason = qos_check_compatible(
                     publisher.qos_profile, subscription.qos_profile
                 )
-                if match == QoSCompatibility.ERROR:
-                    name = publisher.node_namespace.rstrip("/") + "/" + publisher.node_name
-                    told.append(f"{subscription.topic_name} of {name} is not heard: {reason}")
+                if publisher.topic_type != wanted:
+                    reason = f"it is {publisher.topic_type}; expected {wanted}"
+                elif match != QoSCompatibility.ERROR:
+                    continue
+                name = publisher.node_namespace.rstrip("/") + "/" + publisher.node_name
+                told.append(f"{subscription.topic_name} of {name} is not heard: {reason}")
         return told
 
     def _run(self) -> None:

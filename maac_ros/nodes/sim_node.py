@@ -355,9 +355,11 @@ class SimNode(Node):
             )
         )
         if self._task.robot.base is not None:
-            frame = self._binding.base_frame
-            self._odom.publish(messages.odometry_message(robot.state, frame, stamp_ns))
-            self._imu.publish(messages.imu_message(robot.state, self._binding.imu_frame, stamp_ns))
+            wired = self._binding
+            self._odom.publish(
+                messages.odometry_message(robot.state, wired.base_frame, stamp_ns, wired.odom_frame)
+            )
+            self._imu.publish(messages.imu_message(robot.state, wired.imu_frame, stamp_ns))
 
     def _repeat_state(self) -> None:
         with self._lock:

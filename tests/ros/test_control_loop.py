@@ -12,6 +12,7 @@ from loop_rig import SECOND, Rig
 from maac_learning.export import export_untrained_bundle
 from maac_ros.controller import Controller, ControllerSettings, Mode
 from maac_ros.errors import ObservationError
+from maac_ros.nodes import control_loop
 from maac_ros.nodes.inbox import Inbox, Wake
 from maac_ros.nodes.messages import BaseReading
 from maac_ros.observation import JointReading
@@ -369,3 +370,95 @@ def test_nothing_is_sent_by_a_loop_that_never_knew_the_joints(tmp_path):
     made.loop.stop()
     assert not made.sent
     assert not made.failures
+
+
+def test_stamp_that_never_advances_is_stale_in_the_end(rig):
+    """Its publisher lives, and what it publishes has stopped: messages alone are no sign of life."""
+    made = rig("observation")
+    made.loop.start()
+    made.put(made.now_ns)
+    made.until_sent(1)
+    stamp_ns, made.now_ns = made.now_ns, made.now_ns + SECOND // 2
+    made.put(stamp_ns)
+    command, _ = made.until_sent(2)
+    assert command.mode is Mode.SAFE
+    assert command.reason == "no new observation for 500 ms; limit 200 ms"
+
+
+@pytest.mark.parametrize("trigger", ["timer", "observation"])
+def test_simulated_time_that_was_never_heard_hides_no_silence(rig, trigger):
+    made = rig(trigger, simulated=True)
+    made.now_ns = 0
+    made.loop.start()
+    made.put(5)
+    command, _ = made.until_sent(1)
+    assert command.mode is Mode.POLICY
+    made.until(lambda: made.sent[-1][0].mode is Mode.SAFE)
+    assert made.sent[-1][0].reason == "use_sim_time is set, and nothing has been heard on /clock"
+
+
+def test_simulated_time_that_stands_still_hides_no_long_silence(rig, monkeypatch):
+    monkeypatch.setattr(control_loop, "_SILENCE_S", 0.2)
+    made = rig("timer", simulated=True)
+    made.loop.start()
+    made.put(made.now_ns)
+    assert made.until_sent(1)[0].mode is Mode.POLICY
+    made.until(lambda: made.sent[-1][0].mode is Mode.SAFE)
+    assert "whatever simulated time it is" in made.sent[-1][0].reason
+
+
+def test_wall_time_is_no_simulated_time(rig):
+    made = rig("timer", simulated=True)
+    made.loop.start()
+    made.put(made.now_ns + 1000 * SECOND)
+    command, _ = made.until_sent(1)
+    assert command.mode is Mode.SAFE
+    assert "joint_states is stamped 1000000 ms in the future; limit 200 ms" in command.reason
+
+
+@pytest.mark.parametrize("where", ["_measured", "_adopt"])
+def test_whatever_hangs_around_a_tick_is_overruled_too(rig, where):
+    made = rig("observation", tick_limit_s=0.05)
+    go_on, original = threading.Event(), getattr(made.loop, where)
+
+    def slow(*arguments):
+        setattr(made.loop, where, original)
+        assert go_on.wait(10)
+        return original(*arguments)
+
+    made.loop.start()
+    setattr(made.loop, where, slow)
+    made.put(made.now_ns)
+    made.until(lambda: made.sent and made.sent[-1][0].mode is Mode.SAFE)
+    assert re.fullmatch(r"a tick has taken \d+ ms; limit 50 ms", made.sent[-1][0].reason)
+    go_on.set()
+    made.put(made.now_ns + 1)
+    made.until(lambda: made.sent[-1][0].mode is Mode.POLICY)
+    assert made.controller.statistics.fallbacks["hang"] == 1
+
+
+def test_command_that_hangs_in_sending_is_reported_and_does_not_hang_the_end(bundle, monkeypatch):
+    monkeypatch.setattr(control_loop, "_JOIN_SECONDS", 0.2)
+    made = Rig(bundle, "observation", tick_limit_s=0.05)
+    go_on = threading.Event()
+    made.loop._send = lambda command, answers: go_on.wait(10)
+    made.loop.start()
+    made.put(made.now_ns)
+    made.until(lambda: made.loop.report().hangs_in_sending_s > 0.05)
+    made.loop.stop()
+    told = [str(failure) for failure in made.failures]
+    assert told[0] == "the safe command cannot be sent: another one hangs in sending"
+    go_on.set()
+
+
+def test_report_has_the_age_of_each_source_and_the_rate_of_the_observations(rig):
+    made = rig("observation")
+    made.loop.start()
+    assert np.isnan(made.loop.report().ages_s["joint_states"])
+    for count in range(1, 5):
+        made.put(made.now_ns + count * SECOND // 20)
+        made.until_sent(count)
+    made.now_ns += SECOND
+    report = made.loop.report()
+    assert report.ages_s == {"joint_states": pytest.approx(0.8)}
+    assert (report.observation_period.count, report.observation_period.p50_ms) == (3, 50.0)

@@ -1,14 +1,17 @@
 """What the nodes make of goals: which one holds when, and what comes on the topics."""
 
+import re
 import time
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from maac_learning.export import export_untrained_bundle
+from maac_ros.errors import ObservationError
 from maac_ros.nodes.common import RELIABLE
 from maac_ros.nodes.inbox import Inbox, Wake
 from maac_ros.observation import JointReading
@@ -40,31 +43,116 @@ def test_a_goal_holds_for_its_time_and_the_resting_one_before_and_after(reaching
     inbox = Inbox(with_goal(reaching, timeout_s=0.2, rest={"elbow": 0.5}), wake_on_match=False)
     inbox.put("joint_states", SECOND, READING)
     assert observed(inbox) == [0.0, 0.5]
-    inbox.ask(SECOND, np.array([1.0, -1.0]))
+    assert inbox.goal_concerns() == []
+    assert inbox.ask(SECOND, np.array([1.0, -1.0]), SECOND) == ""
     assert observed(inbox) == [1.0, -1.0]
     deadline = time.monotonic() + 10
     while observed(inbox) != [0.0, 0.5]:
         assert time.monotonic() < deadline
+    (told,) = inbox.goal_concerns()
+    assert re.fullmatch(r"goal: no goal for \d+ ms; limit 200 ms; the resting goal holds", told)
 
 
 def test_a_goal_without_a_time_limit_stays_and_is_brought_within_its_range(reaching):
     inbox = Inbox(reaching, wake_on_match=False)
-    inbox.ask(SECOND, np.array([1.0, -9.0]))
+    # However long ago it was asked for.
+    assert inbox.ask(SECOND, np.array([1.0, -1e300]), 500 * SECOND) == ""
     inbox.put("joint_states", 500 * SECOND, READING)
     assert observed(inbox) == [1.0, -1.8]
+    assert inbox.goal_concerns() == ["goal: elbow = -1e+300 rad, clipped to -1.8"]
+    inbox.ask(2 * SECOND, np.array([3.0, -9.0]), 500 * SECOND)
+    assert inbox.goal_concerns() == [
+        "goal: shoulder = 3 rad, clipped to 2; elbow = -9 rad, clipped to -1.8"
+    ]
+    inbox.ask(3 * SECOND, np.array([2.0, -1.8]), 500 * SECOND)
+    assert inbox.goal_concerns() == []
+
+
+@pytest.fixture
+def walking(reaching):
+    """An inbox whose goal is that of a walking robot, in force since second 100."""
+    task = with_goal(reaching, source="cmd_vel", ranges=VELOCITIES, timeout_s=60.0)
+    inbox = Inbox(task, wake_on_match=False)
+    inbox.put("joint_states", 100 * SECOND, READING)
+    assert inbox.ask(100 * SECOND, FIRST, 100 * SECOND) == ""
+    return inbox
+
+
+FIRST, SECOND_GOAL = np.array([0.5, -1.0]), np.array([-0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("stamp_s", "now_s", "said"),
+    [
+        (100.5, 160.6, "cmd_vel: header.stamp is 60100 ms old; limit 60000 ms"),
+        (
+            102.0,
+            100.9,
+            "cmd_vel: header.stamp is 1100 ms in the future; limit 1000 ms; are the clocks synchronised?",
+        ),
+        (98.9, 100.0, "cmd_vel: header.stamp went back by 1.1 s"),
+    ],
+)
+def test_a_goal_that_is_not_of_now_is_refused_until_a_good_one_comes(walking, stamp_s, now_s, said):
+    stamp_ns, now_ns = round(stamp_s * SECOND), round(now_s * SECOND)
+    assert walking.ask(stamp_ns, SECOND_GOAL, now_ns) == said
+    assert observed(walking) == FIRST.tolist()
+    assert walking.goal_concerns() == [said]
+    assert walking.ask(101 * SECOND, SECOND_GOAL, 101 * SECOND) == ""
+    assert observed(walking) == SECOND_GOAL.tolist()
+    assert walking.goal_concerns() == []
+    assert walking.overtaken.total() == 0
+
+
+@pytest.mark.parametrize(("stamp_s", "now_s"), [(100.5, 160.4), (101.0, 100.1), (100.0, 100.0)])
+def test_a_goal_of_about_now_is_taken(walking, stamp_s, now_s):
+    assert walking.ask(round(stamp_s * SECOND), SECOND_GOAL, round(now_s * SECOND)) == ""
+    assert observed(walking) == SECOND_GOAL.tolist()
+
+
+def test_a_goal_that_was_overtaken_by_a_newer_one_is_dropped_and_counted(walking):
+    assert walking.ask(99 * SECOND + 1, SECOND_GOAL, 100 * SECOND) == ""
+    assert observed(walking) == FIRST.tolist()
+    assert walking.goal_concerns() == []
+    assert walking.overtaken == {"joint_states": 0, "cmd_vel": 1}
+
+
+def test_once_the_clock_of_who_asks_went_back_the_new_one_counts(walking):
+    assert "went back by 2 s" in walking.ask(98 * SECOND, SECOND_GOAL, 100 * SECOND)
+    assert walking.ask(98 * SECOND + 1, SECOND_GOAL, 100 * SECOND) == ""
+    assert observed(walking) == SECOND_GOAL.tolist()
+
+
+def test_a_goal_without_a_stamp_is_of_the_moment_at_which_it_comes(walking):
+    assert walking.ask(0, SECOND_GOAL, 100 * SECOND) == ""
+    assert observed(walking) == SECOND_GOAL.tolist()
+    # Nothing is known of when it was asked for, so that nothing is older.
+    assert walking.ask(99 * SECOND, FIRST, 100 * SECOND) == ""
+    assert observed(walking) == FIRST.tolist()
+
+
+def test_a_goal_that_cannot_be_read_leaves_the_one_before_in_force(walking):
+    reason = ObservationError("cmd_vel: linear_x = nan; expected a finite number")
+    assert walking.ask(101 * SECOND, reason, 101 * SECOND) == str(reason)
+    assert observed(walking) == FIRST.tolist()
+    assert walking.goal_concerns() == [str(reason)]
 
 
 def test_a_state_waits_for_its_goal_where_the_simulator_draws_it(reaching):
     inbox = Inbox(reaching, wake_on_match=True, drawn_goals=True)
     inbox.put("joint_states", SECOND, READING)
     assert inbox.wait(0.0) is Wake.DEADLINE
-    inbox.ask(SECOND, np.array([1.0, -1.0]))
+    inbox.ask(SECOND, np.array([1.0, -1.0]), 0)
     assert inbox.wait(0.0) is Wake.MATCH
-    inbox.ask(2 * SECOND, np.array([0.5, -1.0]))
+    inbox.ask(2 * SECOND, np.array([0.5, -1.0]), 0)
     assert inbox.wait(0.0) is Wake.DEADLINE
     inbox.put("joint_states", 2 * SECOND, READING)
     assert inbox.wait(0.0) is Wake.MATCH
     assert observed(inbox) == [0.5, -1.0]
+    # It belongs to its state, and time that goes back to another simulator.
+    inbox.ask(SECOND, np.array([1.0, -1.0]), 3600 * SECOND)
+    assert observed(inbox) == [1.0, -1.0]
+    assert inbox.goal_concerns() == []
 
 
 def test_a_state_does_not_wait_for_what_somebody_may_ask_for(reaching):
@@ -72,7 +160,7 @@ def test_a_state_does_not_wait_for_what_somebody_may_ask_for(reaching):
     inbox.put("joint_states", SECOND, READING)
     assert inbox.wait(0.0) is Wake.MATCH
     # And a goal is no reason to act again on the same state.
-    inbox.ask(7, np.array([1.0, -1.0]))
+    inbox.ask(7, np.array([1.0, -1.0]), SECOND)
     assert inbox.wait(0.0) is Wake.DEADLINE
     assert observed(inbox) == [1.0, -1.0]
 
@@ -81,7 +169,7 @@ def test_a_state_does_not_wait_for_what_somebody_may_ask_for(reaching):
 def test_policy_node_takes_velocity_commands_with_and_without_stamps(
     bench, joints, reaching, tmp_path, stamped
 ):
-    """Two untrained answers differ as their goals do, and a goal that is not finite changes nothing."""
+    """Two untrained answers differ as their goals do, and what is wrong with a goal is told."""
     task = with_goal(reaching, source="cmd_vel", ranges=VELOCITIES, timeout_s=0.3)
     task = task.model_copy(
         update={
@@ -90,7 +178,7 @@ def test_policy_node_takes_velocity_commands_with_and_without_stamps(
         }
     )
     bundle = export_untrained_bundle(task, tmp_path / "bundle")
-    commands = bench.commands()
+    commands, statuses = bench.commands(), bench.diagnostics()
     kind = TwistStamped if stamped else Twist
     publisher = bench.probe.create_publisher(kind, "cmd_vel", RELIABLE)
     node = bench.policy(bundle=str(bundle.path), stamped_cmd_vel=stamped, autostart=False)
@@ -104,6 +192,8 @@ def test_policy_node_takes_velocity_commands_with_and_without_stamps(
         message = kind()
         twist = message.twist if stamped else message
         twist.linear.x, twist.angular.z = linear_x, angular_z
+        if stamped:
+            message.header.stamp = bench.probe.get_clock().now().to_msg()
         publisher.publish(message)
 
     state = {"names": ("shoulder", "elbow"), "position": (0.1, -0.2), "velocity": (0.0, 0.0)}
@@ -118,10 +208,20 @@ def test_policy_node_takes_velocity_commands_with_and_without_stamps(
         ask(*goal)
         return commanded(np.clip(goal, [-1, -2], [1, 2]))
 
+    def told(said):
+        return statuses and said in statuses[-1][1] and statuses[-1][0] == DiagnosticStatus.WARN
+
     joints.until(lambda: asking([0.5, -9.0]), "answer to a goal", **state)
+    clipped = "policy; cmd_vel: angular_z = -9 rad/s, clipped to -2"
+    joints.until(lambda: asking([0.5, -9.0]) and told(clipped), clipped, **state)
     ask(float("nan"), 0.0)
+    refused = "policy; cmd_vel: linear_x = nan; expected a finite number"
+    joints.until(lambda: told(refused), refused, **state)
     joints.until(lambda: asking([0.25, 1.0]), "answer to the next goal", **state)
+    statuses.clear()
     joints.until(lambda: commanded([0.0, 0.0]), "answer once nobody asks", **state)
+    joints.until(lambda: told("policy; cmd_vel: no goal for "), "silence", **state)
+    assert "nan" not in statuses[-1][1]
 
 
 def test_simulator_rewards_what_others_ask_for_when_told_to(bench):

@@ -1,9 +1,11 @@
 """Conversions between messages and arrays: by name, in the right frame, and loud about what is missing."""
 
+import re
+from functools import reduce
+
 import numpy as np
 import pytest
 import servo_robot
-from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
@@ -12,7 +14,7 @@ from maac_ros.errors import ObservationError
 from maac_ros.nodes import messages
 from maac_ros.nodes.messages import CommandError, JointNeeds
 from maac_ros.observation import RobotState
-from maac_ros.observation_terms import Goal
+from maac_ros.observation_terms import BaseAngularVelocity, BaseLinearVelocity, Goal
 from maac_ros.task import load_task
 
 NEEDS = JointNeeds(("slider", "hinge"), position=("slider", "hinge"), velocity=("hinge",))
@@ -31,6 +33,20 @@ def base_state(orientation=(1.0, 0.0, 0.0, 0.0)):
         base_linear_velocity=np.array([1.0, 2.0, 3.0]),
         base_angular_velocity=np.array([0.1, 0.2, 0.3]),
     )
+
+
+def read_odometry(message, odom_frame="odom"):
+    needed = tuple(messages._BASE_FIELDS["odom"])
+    return messages.read_odometry(message, "torso", odom_frame, needed)
+
+
+def read_imu(message, frame="imu_link"):
+    return messages.read_imu(message, frame, tuple(messages._BASE_FIELDS["imu"]))
+
+
+def put(message, field, value):
+    *path, last = field.split(".")
+    setattr(reduce(getattr, path, message), last, value)
 
 
 @pytest.mark.parametrize("name", ["inverted_pendulum", "hopper", "ant"])
@@ -109,9 +125,9 @@ def test_base_state_survives_odometry():
     for _ in range(20):
         q = random.standard_normal(4)
         state = base_state(q / np.linalg.norm(q))
-        read = messages.read_odometry(messages.odometry_message(state, "torso", 1), "torso")
+        read = read_odometry(messages.odometry_message(state, "torso", 1))
         np.testing.assert_array_equal(read.position, state.base_position)
-        np.testing.assert_array_equal(read.orientation, state.base_orientation)
+        np.testing.assert_allclose(read.orientation, state.base_orientation, atol=1e-15)
         np.testing.assert_allclose(read.linear_velocity, state.base_linear_velocity, atol=1e-14)
         np.testing.assert_array_equal(read.angular_velocity, state.base_angular_velocity)
 
@@ -119,14 +135,98 @@ def test_base_state_survives_odometry():
 def test_odometry_in_another_frame_is_refused():
     message = messages.odometry_message(base_state(), "base_link", 1)
     with pytest.raises(ObservationError, match="child_frame_id: got 'base_link'; expected 'torso'"):
-        messages.read_odometry(message, "torso")
+        read_odometry(message)
+    message = messages.odometry_message(base_state(), "torso", 1, "map")
+    with pytest.raises(
+        ObservationError, match=r"odom: header\.frame_id: got 'map'; expected 'odom'"
+    ):
+        read_odometry(message)
+    np.testing.assert_array_equal(read_odometry(message, "").position, [1.0, -2.0, 0.5])
 
 
-def test_orientation_that_was_never_set_is_refused():
-    message = Odometry(child_frame_id="torso")
-    message.pose.pose.orientation.w = 0.0
-    with pytest.raises(ObservationError, match="has length 0; expected a unit quaternion"):
-        messages.read_odometry(message, "torso")
+def test_orientation_that_is_no_rotation_is_refused_with_its_norm():
+    told = r"odom: pose\.pose\.orientation has norm {}; expected 0\.95 to 1\.05"
+    for norm in (0.0, 0.55, 0.949, 1.051, 1.45):
+        message = messages.odometry_message(base_state(), "torso", 1)
+        message.pose.pose.orientation.w = norm
+        with pytest.raises(ObservationError, match=told.format(re.escape(f"{norm:g}"))):
+            read_odometry(message)
+
+
+@pytest.mark.parametrize("norm", [0.951, 1.0, 1.049])
+def test_orientation_is_a_unit_quaternion_once_it_is_read(norm):
+    unit = np.array([0.5, -0.5, 0.5, 0.5])
+    odom = messages.odometry_message(base_state(unit), "torso", 1)
+    imu = messages.imu_message(base_state(unit), "imu_link", 1)
+    for message, q in ((odom, odom.pose.pose.orientation), (imu, imu.orientation)):
+        q.w, q.x, q.y, q.z = (unit * norm).tolist()
+        read = read_odometry if message is odom else read_imu
+        np.testing.assert_allclose(read(message).orientation, unit, rtol=1e-15)
+    # Turned by the same rotation, whatever its norm.
+    np.testing.assert_allclose(read_odometry(odom).linear_velocity, [1, 2, 3], rtol=1e-14)
+
+
+def test_simulated_orientation_is_sent_as_the_unit_quaternion_that_it_stands_for():
+    state = base_state((0.55, -0.55, 0.55, 0.55))
+    for q in (
+        messages.odometry_message(state, "torso", 1).pose.pose.orientation,
+        messages.imu_message(state, "imu_link", 1).orientation,
+    ):
+        np.testing.assert_allclose([q.w, q.x, q.y, q.z], [0.5, -0.5, 0.5, 0.5], rtol=1e-15)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e300])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "pose.pose.position.z",
+        "pose.pose.orientation.x",
+        "twist.twist.linear.y",
+        "twist.twist.angular.z",
+    ],
+)
+def test_field_of_odometry_that_is_no_number_is_named_and_no_other(field, value):
+    message = messages.odometry_message(base_state((0.5, -0.5, 0.5, 0.5)), "torso", 1)
+    put(message, field, value)
+    with pytest.raises(ObservationError) as refused:
+        read_odometry(message)
+    assert str(refused.value) == (
+        f"odom: {field} = {value:g}; expected a finite number of single precision"
+    )
+
+
+@pytest.mark.parametrize("field", ["orientation.x", "angular_velocity.y"])
+def test_field_of_an_imu_that_is_no_number_is_named_and_no_other(field):
+    message = messages.imu_message(base_state(), "imu_link", 1)
+    put(message, field, float("nan"))
+    with pytest.raises(ObservationError) as refused:
+        read_imu(message)
+    assert str(refused.value) == (
+        f"imu: {field} = nan; expected a finite number of single precision"
+    )
+
+
+def test_number_of_the_base_that_no_entry_needs_may_be_none():
+    """Ant does not observe where it is in the plane, and what an IMU tells needs no odometry."""
+    assert "pose.pose.position.x" not in messages.needed_fields("odom", load_task("ant"))
+    message = messages.odometry_message(base_state(), "torso", 1)
+    put(message, "pose.pose.position.x", float("nan"))
+    read = messages.state_reader("odom", Binding(load_task("ant")))(message)
+    np.testing.assert_array_equal(read.position, [np.nan, -2.0, 0.5])
+    assert not messages.needed_fields("imu", load_task("ant"))
+
+
+def test_all_of_a_vector_is_needed_where_it_is_turned():
+    task = load_task("ant").model_copy(
+        update={
+            "observation": (
+                BaseLinearVelocity(term="base_linear_velocity", frame="body"),
+                BaseAngularVelocity(term="base_angular_velocity", frame="world", source="imu"),
+            )
+        }
+    )
+    assert messages.needed_fields("odom", task) == tuple(f"twist.twist.linear.{a}" for a in "xyz")
+    assert messages.needed_fields("imu", task) == tuple(f"angular_velocity.{a}" for a in "xyz")
 
 
 def test_command_says_which_observation_it_answers():
@@ -203,7 +303,8 @@ def test_goal_is_read_by_name():
     [
         (["elbow"], [0.0], "'wrist' is missing; the message has 'elbow'"),
         (["elbow", "wrist"], [0.0], "'position' has 1 values for 2 names"),
-        (["elbow", "wrist"], [0.0, float("nan")], "goal: wrist = nan; expected a finite number"),
+        (["elbow", "wrist"], [0.0, float("nan")], "^goal: wrist = nan; expected a finite number$"),
+        (["elbow", "wrist", "elbow"], [0.0, 0.0, 1.0], "goal: names listed more than once: elbow"),
     ],
 )
 def test_goal_that_cannot_be_used_is_refused(names, position, reason):
@@ -213,22 +314,28 @@ def test_goal_that_cannot_be_used_is_refused(names, position, reason):
 
 def test_velocity_command_that_is_not_finite_is_refused():
     twist = messages.goal_message(np.array([0.25, np.inf]), WALK, 1).twist
-    with pytest.raises(ObservationError, match="cmd_vel: linear_x = inf"):
+    twist.linear.y = float("nan")  # which nobody asks for
+    with pytest.raises(
+        ObservationError, match=r"^cmd_vel: linear_x = inf; expected a finite number$"
+    ):
         messages.read_twist(twist, WALK)
 
 
 def test_imu_survives_its_message_and_names_what_it_does_not_give():
     state = base_state(orientation=(0.5, -0.5, 0.5, 0.5))
     message = messages.imu_message(state, "imu_link", 9)
-    reading = messages.read_imu(message, "imu_link")
+    reading = read_imu(message)
     np.testing.assert_array_equal(reading.orientation, state.base_orientation)
     np.testing.assert_array_equal(reading.angular_velocity, state.base_angular_velocity)
     assert message.linear_acceleration_covariance[0] == -1.0
     with pytest.raises(ObservationError, match="frame_id: got 'imu_link'; expected 'trunk'"):
-        messages.read_imu(message, "trunk")
+        read_imu(message, "trunk")
     message.orientation_covariance[0] = -1.0
     with pytest.raises(ObservationError, match="orientation is not given"):
-        messages.read_imu(message, "imu_link")
-    message = messages.imu_message(base_state(orientation=(0.0, 0.0, 0.0, 0.0)), "imu_link", 9)
-    with pytest.raises(ObservationError, match="imu: orientation has length 0"):
-        messages.read_imu(message, "imu_link")
+        read_imu(message)
+    message = messages.imu_message(base_state(), "imu_link", 9)
+    message.orientation.w = 0.5
+    with pytest.raises(
+        ObservationError, match=r"imu: orientation has norm 0\.5; expected 0\.95 to 1\.05"
+    ):
+        read_imu(message)

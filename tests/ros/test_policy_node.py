@@ -1,6 +1,7 @@
 """The policy node on a robot that the test plays."""
 
 import shutil
+import threading
 from itertools import pairwise
 
 import pytest
@@ -8,13 +9,15 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState, GetState
+from node_bench import Bench
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from maac_ros.nodes.common import BEST_EFFORT, LATCHED, profile
+from maac_ros.modes import Mode
+from maac_ros.nodes.common import BEST_EFFORT, LATCHED, RELIABLE, profile
 from maac_ros.nodes.policy_parameters import SPECS
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.resources import share_directory
@@ -182,7 +185,7 @@ def test_bad_observation_gives_the_safe_command_and_says_so(
 
 
 def test_diagnostics_while_commanding(bench, joints, commanding):
-    commanding()
+    commanding(trigger="timer")
     statuses = bench.diagnostics()
 
     def told():
@@ -197,6 +200,17 @@ def test_diagnostics_while_commanding(bench, joints, commanding):
     assert values["planning_p50_ms"] == ""
     assert values["use_mpc"] == "false"
     assert float(values["observation_age_ms"]) < 200
+    assert float(values["age_ms.joint_states"]) < 200
+
+
+def test_observations_at_another_rate_than_in_training_are_told(bench, joints, commanding):
+    commanding()
+    statuses = bench.diagnostics()
+    said = "the policy learned to act every 40 ms"
+    joints.until(lambda: any(said in text for _, text, _ in statuses), said)
+    level, text, _ = next(status for status in statuses if said in status[1])
+    assert level == DiagnosticStatus.WARN
+    assert "policy; observations come every 1" in text
 
 
 def test_sensor_whose_quality_of_service_does_not_match_is_named(bench, bundle):
@@ -206,6 +220,21 @@ def test_sensor_whose_quality_of_service_does_not_match_is_named(bench, bundle):
     said = "/joint_states of /probe is not heard: "
     bench.until(lambda: statuses and said in statuses[-1][1], said)
     assert statuses[-1][0] == DiagnosticStatus.ERROR
+
+
+def test_sensor_whose_type_does_not_match_is_named(bench, bundle):
+    robot = Bench()  # one context has one type a topic
+    try:
+        robot.probe.create_publisher(Float64MultiArray, "joint_states", RELIABLE)
+        statuses = bench.diagnostics()
+        assert bench.policy(bundle=str(bundle)).autostart()
+        said = (
+            "/joint_states of /probe is not heard: it is std_msgs/msg/Float64MultiArray; "
+            "expected sensor_msgs/msg/JointState"
+        )
+        bench.until(lambda: statuses and said in statuses[-1][1], said)
+    finally:
+        robot.close()
 
 
 def test_missing_bundle_fails_to_configure_and_says_why(bench, tmp_path):
@@ -285,11 +314,27 @@ def test_lasting_fault_latches_the_stop(bench, joints, commanding):
     joints.until(lambda: data(commands[-1]) != SAFE, "command")
 
 
-def test_stop_without_a_bundle_is_refused(bench):
-    bench.policy()
-    answer = bench.trigger("/policy_node/stop")
-    assert not answer.success
-    assert "not configured" in answer.message
+def test_stop_holds_from_before_the_configure_and_beyond_the_cleanup(bench, joints, bundle):
+    node = bench.policy(bundle=str(bundle), trigger="observation")
+    commands, statuses = bench.commands(), bench.diagnostics()
+    assert bench.trigger("/policy_node/stop").success
+    said = "inactive: not commanding; stopped until ~/clear_stop: stopped by ~/stop"
+    for _ in range(2):
+        assert node.trigger_configure() == SUCCESS
+        bench.until(lambda: said in [text for _, text, _ in statuses], said)
+        assert node.trigger_activate() == SUCCESS
+        seen = len(commands)
+        joints.until(lambda n=seen: len(commands) > n + 3, "commands")
+        assert all(data(command) == SAFE for command in commands[seen:])
+        assert node.trigger_deactivate() == SUCCESS
+        assert node.trigger_cleanup() == SUCCESS
+        statuses.clear()
+    answer = bench.trigger("/policy_node/clear_stop")
+    assert answer.success
+    assert answer.message == "cleared; nothing is commanded yet"
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    joints.until(lambda: data(commands[-1]) != SAFE, "command")
 
 
 def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, commanding, tmp_path):
@@ -333,7 +378,8 @@ def test_bundle_is_swapped_by_its_parameter_and_a_bad_one_refused(
     assert statuses[-1][0] >= DiagnosticStatus.WARN
     assert statuses[-1][2]["bundle"] == str(bundle)
     assert node._loop.controller is before
-    assert not bench.trigger("/policy_node/reload").success
+    # The parameter names what runs, so that the next configure finds it.
+    assert node.get_parameter("bundle").value == str(bundle)
 
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
@@ -403,3 +449,101 @@ def test_recording_is_named_on_diagnostics_and_a_bad_place_for_it_is_refused(
     assert bench.set_parameter(node, "record", str(tmp_path / "file")).successful
     assert node.trigger_configure() == FAILURE
     bench.until(lambda: "file': cannot be written to" in statuses[-1][1], "reason")
+
+
+def test_of_two_bundles_asked_for_the_last_one_runs_however_long_the_first_takes(
+    bench, joints, bundle, commanding, tmp_path, monkeypatch
+):
+    """Commands go on while a bundle loads."""
+    first, last = tmp_path / "first", tmp_path / "last"
+    for copy in (first, last):
+        shutil.copytree(bundle, copy)
+    node, commands = commanding(stop_after_ms=0.0)
+    statuses = bench.diagnostics()
+    go_on, loads = threading.Event(), []
+    load = node._load
+
+    def slow(values):
+        loads.append(values["bundle"])
+        if values["bundle"] == str(first):
+            assert go_on.wait(60)
+        return load(values)
+
+    monkeypatch.setattr(node, "_load", slow)
+    assert bench.set_parameter(node, "bundle", str(first)).successful
+    bench.until(lambda: loads, "the first load")
+    assert bench.set_parameter(node, "bundle", str(last)).successful
+    seen = len(commands)
+    joints.until(lambda: len(commands) > seen + 20, "commands")
+    assert loads == [str(first)]
+    go_on.set()
+    joints.until(lambda: statuses and statuses[-1][2]["bundle"] == str(last), "the last bundle")
+    assert node.get_parameter("bundle").value == str(last)
+    assert loads == [str(first), str(last)]
+
+
+def test_whatever_goes_wrong_in_loading_the_old_bundle_goes_on(
+    bench, joints, bundle, commanding, monkeypatch
+):
+    node, commands = commanding(stop_after_ms=0.0)
+
+    def broken(values):
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(node, "_load", broken)
+    statuses = bench.diagnostics()
+    answer = bench.trigger("/policy_node/reload")
+    assert not answer.success
+    assert "nobody thought of this" in answer.message
+    assert bench.set_parameter(node, "bundle", "/elsewhere").successful
+    said = "the old bundle goes on, another is refused: RuntimeError('nobody thought of this')"
+    joints.until(lambda: statuses and said in statuses[-1][1], "refusal")
+    assert node.get_parameter("bundle").value == str(bundle)
+    seen = len(commands)
+    joints.until(lambda: len(commands) > seen and data(commands[-1]) != SAFE, "command")
+    assert not bench.leave.asked
+
+
+def test_clock_is_chosen_before_the_configure(bench, bundle):
+    node = bench.policy(bundle=str(bundle))
+    assert bench.set_parameter(node, "use_sim_time", True).successful
+    assert bench.set_parameter(node, "use_sim_time", False).successful
+    assert node.trigger_configure() == SUCCESS
+    refused = bench.set_parameter(node, "use_sim_time", True)
+    assert not refused.successful
+    assert refused.reason == "use_sim_time: is read at configure only; clean up the node first"
+    assert node.get_parameter("use_sim_time").value is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("max_observation_age_ms", 0.001, "0, or at least the control period of 40 ms"),
+        ("max_odom_age_ms", 39.0, "0, or at least the control period of 40 ms"),
+        ("max_imu_age_ms", 39.0, "0, or at least the control period of 40 ms"),
+        ("tick_limit_ms", 0.001, "0, or at least the control period of 40 ms"),
+        ("mpc.budget_ms", 41.0, "at most the control period of 40 ms"),
+    ],
+)
+def test_times_that_do_not_fit_the_control_period_are_refused(bench, bundle, name, value, expected):
+    node = bench.policy(bundle=str(bundle))
+    assert node.trigger_configure() == SUCCESS
+    refused = bench.set_parameter(node, name, value)
+    assert not refused.successful
+    assert refused.reason == f"{name}: got {value:g}; expected {expected}"
+    assert node.trigger_cleanup() == SUCCESS
+    assert bench.set_parameter(node, name, value).successful  # another bundle may be meant
+    statuses = bench.diagnostics()
+    assert node.trigger_configure() == FAILURE
+    bench.until(lambda: any(refused.reason in text for _, text, _ in statuses), "refusal")
+
+
+def test_plan_that_never_fits_leaves_the_policy_in_charge(bench, joints, commanding):
+    """A single model step of so many candidates takes many periods: no tick may hang in it."""
+    node, _ = commanding(trigger="timer", use_mpc=True)
+    assert bench.set_parameter(node, "mpc.candidates", 65536).successful
+    seen = node._loop.controller.statistics.ticks[Mode.POLICY]
+    joints.until(lambda: node._loop.controller.statistics.ticks[Mode.POLICY] > seen + 20, "ticks")
+    statistics = node._loop.controller.statistics
+    assert statistics.fallbacks["budget"] > 0
+    assert statistics.fallbacks["hang"] == 0

@@ -19,7 +19,7 @@ from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_sends_the_safe_command_last_and_exits_with_0(
     bench, joints, start, untrained_bundle, number
 ):

@@ -30,7 +30,7 @@ def bundle(untrained_bundle):
 
 @pytest.fixture
 def recorder(tmp_path):
-    made = FlightRecorder(tmp_path / "recordings", "/robot/policy_node", "/robot/commands")
+    made = FlightRecorder(tmp_path / "recordings", "/robot/policy_node")
     yield made
     made.close()
 
@@ -189,10 +189,10 @@ def test_other_tools_read_a_recording(bundle, recorder):
         "/robot/policy_node/settings": "std_msgs/msg/String",
         "/robot/policy_node/tick": "std_msgs/msg/String",
         "/robot/policy_node/observation": "std_msgs/msg/Float64MultiArray",
-        "/robot/commands": "std_msgs/msg/Float64MultiArray",
+        "/robot/policy_node/command": "std_msgs/msg/Float64MultiArray",
     }
     told = dict(messages)
-    assert told["/robot/commands"].data.tolist() == command.values.tolist()
+    assert told["/robot/policy_node/command"].data.tolist() == command.values.tolist()
     assert told["/robot/policy_node/observation"].data.tolist() == [0.1, 0.05, 0.2, -0.1]
     assert json.loads(told["/robot/policy_node/tick"].data)["mode"] == "policy"
 
@@ -267,7 +267,7 @@ def test_tick_of_another_size_is_named(bundle, recorder, field, size):
 def test_recorder_that_cannot_write_says_so_and_lets_the_loop_go_on(bundle, recorder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordingError, match="file': cannot be written to"):
-        FlightRecorder(tmp_path / "file", "/policy_node", "/commands")
+        FlightRecorder(tmp_path / "file", "/policy_node")
     rig = Rig(bundle, "observation", recorder=recorder)
     rig.loop.start()
     recorder._file.close()  # as if the disk were gone
@@ -284,7 +284,7 @@ def test_recorder_that_cannot_write_says_so_and_lets_the_loop_go_on(bundle, reco
 
 
 def test_two_recordings_of_one_second_have_folders_of_their_own(tmp_path):
-    made = [FlightRecorder(tmp_path, "/policy_node", "/commands") for _ in range(2)]
+    made = [FlightRecorder(tmp_path, "/policy_node") for _ in range(2)]
     for each in made:
         each.close()
     assert made[0].folder != made[1].folder

@@ -38,7 +38,7 @@ def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bund
     elif node == "sim_node":
         bench.simulator(task="ant")
     elif node == "camera_node":
-        bench.add(CameraNode, task="ant")
+        bench.add(CameraNode, task="ant", use_sim_time=True)
     else:
         bench.add(TrainerNode, run_dir=str(tmp_path / "run"))
     wanted = allowed(node)
