@@ -201,8 +201,15 @@ def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVI
 def require_same_task(bundle: Bundle, task: Task) -> None:
     """Raise :class:`BundleError` unless ``bundle`` was trained for the interface of ``task``."""
     trained = bundle.manifest
-    names = ("task name", trained.task.name, task.name)
-    for what, got, expected in (names, *_interface(trained, task)):
+    own = trained.task
+    told = (
+        ("task name", own.name, task.name),
+        # What is heard by the names of one task is read by the order of the other.
+        ("robot.joints", tuple(own.robot.joints), tuple(task.robot.joints)),
+        ("robot.base", own.robot.base, task.robot.base),
+        ("goal", own.goal, task.goal),
+    )
+    for what, got, expected in (*told, *_interface(trained, task)):
         if got != expected:
             raise BundleError(
                 f"bundle '{bundle.path}' does not fit task '{task.name}': {what}: "

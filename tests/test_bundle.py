@@ -245,6 +245,15 @@ def test_bundle_of_another_task_is_refused(exported):
         require_same_task(exported[0], load_task("walker2d"))
 
 
+def test_bundle_whose_joints_come_in_another_order_is_refused(exported):
+    """The terms are the same, and so are the networks: but a safe command would go by another joint's reading."""
+    task = load_task("hopper")
+    turned = dict(reversed(task.robot.joints.items()))
+    other = task.model_copy(update={"robot": task.robot.model_copy(update={"joints": turned})})
+    with pytest.raises(BundleError, match=r"robot\.joints: the bundle has \(6\) \[rootx, rootz, "):
+        require_same_task(exported[0], other)
+
+
 def test_unknown_provider_is_refused():
     with pytest.raises(BundleError, match="not a graph ONNX Runtime can load"):
         OnnxFunction(b"", "x.onnx", policy_signature(1, 1))

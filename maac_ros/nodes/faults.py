@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -14,18 +15,19 @@ from rclpy.node import Node
 from maac_ros.nodes.common import RELIABLE
 from maac_ros.nodes.messages import (
     STATE_MESSAGES,
+    goal_message,
     imu_message,
     joint_state_message,
     ns_to_stamp,
     odometry_message,
     stamp_to_ns,
 )
-from maac_ros.observation import RobotState
+from maac_ros.observation import RobotState, Vector
 from maac_ros.task import Task
 from maac_ros.terms import Source
 
 Message = Any
-"""A JointState or an Odometry."""
+"""Of the robot's state, or of what it is asked for."""
 
 Change = Callable[[Message], list[Message]]
 """What arrives, of one message that was sent: it, others, or nothing."""
@@ -90,6 +92,17 @@ def _stamped(shift_s: float) -> Callable[[], Change]:
     return lambda: change
 
 
+def _still() -> Change:
+    stamps: list[Any] = []
+
+    def change(message: Message) -> list[Message]:
+        stamps.append(message.header.stamp)
+        message.header.stamp = stamps[0]
+        return [message]
+
+    return change
+
+
 def _edited(edit: Callable[[Message], None]) -> Callable[[], Change]:
     def change(message: Message) -> list[Message]:
         edit(message)
@@ -136,24 +149,28 @@ def _joint_value(quantity: str, value: float) -> Callable[[Message], None]:
     return edit
 
 
-def _base_speed(value: float) -> Callable[[Message], None]:
+def _field(path: str, value: float | str) -> Callable[[], Change]:
+    """A field of the message, by its path, has this value."""
+    *owners, last = path.split(".")
+
     def edit(message: Message) -> None:
-        message.twist.twist.linear.x = value
+        setattr(reduce(getattr, owners, message), last, value)
 
-    return edit
-
-
-def _base_height(message: Message) -> None:
-    message.pose.pose.position.z = math.nan
+    return _edited(edit)
 
 
-def _other_frame(message: Message) -> None:
-    message.child_frame_id = "camera"
+def _scaled(path: str, factor: float) -> Callable[[], Change]:
+    """A quaternion, by its path, is so much longer."""
+
+    def edit(message: Message) -> None:
+        q = reduce(getattr, path.split("."), message)
+        q.w, q.x, q.y, q.z = (factor * part for part in (q.w, q.x, q.y, q.z))
+
+    return _edited(edit)
 
 
-def _no_orientation(message: Message) -> None:
-    orientation = message.pose.pose.orientation
-    orientation.w = orientation.x = orientation.y = orientation.z = 0.0
+def _not_given(message: Message) -> None:
+    message.orientation_covariance[0] = -1.0
 
 
 _EFFECTS: dict[str, Effect] = {
@@ -163,19 +180,25 @@ _EFFECTS: dict[str, Effect] = {
     "reordered messages": "none",
     "joints in another order": "none",
 }
-"""Of all other faults it is the safe command."""
+"""Of all other faults of the robot's state it is the safe command."""
 
 
-def _faults(source: Source, table: dict[str, Callable[[], Change]]) -> tuple[MessageFault, ...]:
+def _faults(
+    source: Source, table: dict[str, Callable[[], Change]], effect: Effect = "safe"
+) -> tuple[MessageFault, ...]:
     return tuple(
-        MessageFault(name, source, make, _EFFECTS.get(name, "safe")) for name, make in table.items()
+        MessageFault(name, source, make, _EFFECTS.get(name, effect)) for name, make in table.items()
     )
+
+
+def _silence() -> Change:
+    return lambda message: []
 
 
 JOINT_FAULTS = _faults(
     "joint_states",
     {
-        "silence": lambda: lambda message: [],
+        "silence": _silence,
         "one message of 50": _every(50),
         "every second message lost": _every(2),
         "duplicated messages": lambda: lambda message: [message, message],
@@ -184,6 +207,7 @@ JOINT_FAULTS = _faults(
         "stamps a second ahead": _stamped(1.0),
         "clock an hour behind": _stamped(-3600.0),
         "clock an hour ahead": _stamped(3600.0),
+        "a stamp that stands still": _still,
         "no stamp": _edited(_unstamped),
         "joints in another order": _edited(_permuted),
         "a joint missing": _edited(_without_last),
@@ -204,14 +228,56 @@ JOINT_FAULTS = _faults(
 BASE_FAULTS = _faults(
     "odom",
     {
-        "silence of odom alone": lambda: lambda message: [],
-        "odom of another frame": _edited(_other_frame),
-        "odom without orientation": _edited(_no_orientation),
-        "a base position that is NaN": _edited(_base_height),
-        "a base velocity that is NaN": _edited(_base_speed(math.nan)),
-        "a base velocity that is infinite": _edited(_base_speed(math.inf)),
+        "silence of odom alone": _silence,
+        "odom two seconds late": _stamped(-2.0),
+        "odom of another frame": _field("child_frame_id", "camera"),
+        "odom in another world frame": _field("header.frame_id", "map"),
+        "odom without orientation": _scaled("pose.pose.orientation", 0.0),
+        "odom with an orientation that is too short": _scaled("pose.pose.orientation", 0.55),
+        "odom with an orientation that is NaN": _field("pose.pose.orientation.y", math.nan),
+        "odom with a position that is NaN": _field("pose.pose.position.z", math.nan),
+        "odom with a position that is infinite": _field("pose.pose.position.z", -math.inf),
+        "odom with a position that is huge": _field("pose.pose.position.z", HUGE),
+        "odom with a velocity that is NaN": _field("twist.twist.linear.y", math.nan),
+        "odom with a velocity that is infinite": _field("twist.twist.linear.y", math.inf),
+        "odom with a velocity that is huge": _field("twist.twist.linear.y", HUGE),
+        "odom with a turning rate that is NaN": _field("twist.twist.angular.z", math.nan),
+        "odom with a turning rate that is infinite": _field("twist.twist.angular.z", math.inf),
+        "odom with a turning rate that is huge": _field("twist.twist.angular.z", HUGE),
     },
 )
+
+IMU_FAULTS = _faults(
+    "imu",
+    {
+        "silence of imu alone": _silence,
+        "imu two seconds late": _stamped(-2.0),
+        "imu of another frame": _field("header.frame_id", "camera"),
+        "imu that gives no orientation": _edited(_not_given),
+        "imu without orientation": _scaled("orientation", 0.0),
+        "imu with an orientation that is too long": _scaled("orientation", 1.45),
+        "imu with an orientation that is NaN": _field("orientation.x", math.nan),
+        "imu with a turning rate that is NaN": _field("angular_velocity.y", math.nan),
+        "imu with a turning rate that is infinite": _field("angular_velocity.y", -math.inf),
+        "imu with a turning rate that is huge": _field("angular_velocity.y", HUGE),
+    },
+)
+
+GOAL_FAULTS = _faults(
+    "cmd_vel",
+    {
+        "no more velocity commands": _silence,
+        "velocity commands two seconds late": _stamped(-2.0),
+        "velocity commands an hour ahead": _stamped(3600.0),
+        "velocity commands without a stamp": _edited(_unstamped),
+        "reordered velocity commands": _reordered,
+        "a velocity command that is NaN": _field("twist.linear.x", math.nan),
+        "a velocity command that is infinite": _field("twist.linear.x", math.inf),
+        "a velocity command beyond its range": _field("twist.linear.x", 3.0),
+    },
+    effect="none",
+)
+"""Of a task that is asked for ``linear_x``: none is a reason to stop."""
 
 
 class StandInRobot:
@@ -222,10 +288,16 @@ class StandInRobot:
         task: decides the sources and the joints.
         state: gives the state, each time that it is published.
         rate_hz: of all sources.
+        goal: what somebody asks for, whenever the state is published; None for nobody.
     """
 
     def __init__(
-        self, node: Node, task: Task, state: Callable[[], RobotState], rate_hz: float = 50.0
+        self,
+        node: Node,
+        task: Task,
+        state: Callable[[], RobotState],
+        rate_hz: float = 50.0,
+        goal: Vector | None = None,
     ) -> None:
         self._node, self._base, self._state = node, task.robot.base, state
         self._joints = tuple(task.robot.joints)
@@ -233,6 +305,12 @@ class StandInRobot:
             source: node.create_publisher(STATE_MESSAGES[source], source, RELIABLE)
             for source in sorted(task.sources())
         }
+        self._goal, self._asked = task.goal, goal
+        if self._goal is not None and goal is not None:
+            kind = type(goal_message(goal, self._goal, 0))
+            self._publishers[self._goal.source] = node.create_publisher(
+                kind, self._goal.source, RELIABLE
+            )
         self._period_s, self._due_s = 1.0 / rate_hz, time.monotonic()
         self._changes: dict[Source, Change] = {}
 
@@ -256,18 +334,22 @@ class StandInRobot:
         """Publish now; the stamp of what was sent, before any fault, in ns."""
         state, stamp_ns = self._state(), self._node.get_clock().now().nanoseconds
         for source, publisher in self._publishers.items():
-            if source == "joint_states":
-                message = joint_state_message(state.joints, self._joints, stamp_ns)
-            else:
-                assert self._base is not None
-                if source == "imu":
-                    message = imu_message(state, self._base.imu_frame, stamp_ns)
-                else:
-                    message = odometry_message(state, self._base.frame, stamp_ns)
+            message = self._message(source, state, stamp_ns)
             change = self._changes.get(source)
             for arriving in change(message) if change else [message]:
                 publisher.publish(arriving)
         return int(stamp_ns)
+
+    def _message(self, source: Source, state: RobotState, stamp_ns: int) -> Message:
+        if source == "joint_states":
+            return joint_state_message(state.joints, self._joints, stamp_ns)
+        if self._goal is not None and source == self._goal.source:
+            assert self._asked is not None
+            return goal_message(self._asked, self._goal, stamp_ns)
+        assert self._base is not None
+        if source == "imu":
+            return imu_message(state, self._base.imu_frame, stamp_ns)
+        return odometry_message(state, self._base.frame, stamp_ns)
 
 
 def resting_state(task: Task) -> RobotState:
