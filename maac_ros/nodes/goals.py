@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,17 +33,21 @@ class Goals:
 
     A goal that a simulator draws belongs to the state of its stamp. Any other must be of now, by ROS time on hardware
     and in simulation alike, and is brought within its range. One that was overtaken by a newer one is dropped; one
-    from much earlier tells that a clock went back: it is refused, and those that follow it are not.
+    from much earlier tells that a clock went back: it is refused, and those that follow it are not. Simulated time goes
+    back with each new simulator, and nothing is wrong.
 
     Args:
         goal: the task's goal term.
         units: of what can be asked for, in its order.
         drawn: whether a simulator draws the goals.
+        simulated: whether ROS time is simulated time.
     """
 
-    def __init__(self, goal: Goal, units: list[str], drawn: bool) -> None:
+    def __init__(
+        self, goal: Goal, units: list[str], drawn: bool, simulated: Callable[[], bool]
+    ) -> None:
         self.source = goal.source
-        self._goal, self._units, self._drawn = goal, units, drawn
+        self._goal, self._units, self._drawn, self._simulated = goal, units, drawn, simulated
         self._low, self._high = np.array(list(goal.ranges.values())).T
         self._resting = np.array(list(goal.resting.values()))
         self._asked: _Asked | None = None
@@ -75,7 +80,7 @@ class Goals:
             if 0.0 < back_s < REORDERED_WITHIN_S:
                 self.overtaken += 1
                 return ""
-            if back_s > 0.0:
+            if back_s > 0.0 and not self._simulated():
                 self._stamp_ns = stamp_ns
                 self._refusal = f"{self.source}: header.stamp went back by {back_s:.3g} s"
                 return self._refusal

@@ -75,7 +75,7 @@ class Inbox:
         self._condition = threading.Condition()
         self._arrivals: dict[Source, _Arrival] = {}
         self._drawn_goals = drawn_goals
-        self._goals = _goals(task, drawn_goals)
+        self._goals = _goals(task, drawn_goals, simulated)
         self._matched = False
         self._interrupted = False
         self.overtaken: Counter[Source] = Counter(dict.fromkeys(self.sources, 0))
@@ -208,8 +208,8 @@ class Inbox:
         return Sample(self._builder.read(state), stamp, received, oldest)
 
 
-def _goals(task: Task, drawn: bool) -> Goals | None:
+def _goals(task: Task, drawn: bool, simulated: Callable[[], bool]) -> Goals | None:
     if (goal := task.goal) is None:
         return None
     units = [entry.unit for entry in task.observation_entries() if entry.source == goal.source]
-    return Goals(goal, units, drawn)
+    return Goals(goal, units, drawn, simulated)

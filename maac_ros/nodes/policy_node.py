@@ -188,7 +188,7 @@ class PolicyNode(LifecycleNode):
         clock = self.get_clock()
         ros_time = RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active)
         drawn = values["goals"] == "drawn"
-        inbox = Inbox(task, trigger == "observation", ros_time.simulated, drawn)
+        self._inbox = inbox = Inbox(task, trigger == "observation", ros_time.simulated, drawn)
         controller = self._binding.controller
         kind = Float64MultiArray if controller.interface == "forward" else JointTrajectory
         self._commands = self.create_publisher(kind, controller.topic, RELIABLE)
@@ -276,7 +276,6 @@ class PolicyNode(LifecycleNode):
         self, goal: Goal, inbox: Inbox, stamped: bool
     ) -> tuple[type, str, Callable[[Any], None]]:
         """Message type of the goal, its topic, and what takes its messages in."""
-        self._goal_inbox = inbox
         clock, headed = self.get_clock(), goal.source == "goal" or stamped
 
         def receive(message: Any) -> None:
@@ -344,11 +343,14 @@ class PolicyNode(LifecycleNode):
             return []
         told = self._reader.refused()
         if self._binding.task.goal is not None:
-            told += self._goal_inbox.goal_concerns()
+            told += self._inbox.goal_concerns()
         if self._refusal:
             told.append(self._refusal)
+        topic = self._commands.topic_name
+        if self._loop.running and not self.count_subscribers(topic):
+            told.append(f"nobody listens to {topic}")
         # Two that command one robot overrule each other.
-        if (rivals := self.count_publishers(self._commands.topic_name) - 1) > 0:
+        if (rivals := self.count_publishers(topic) - 1) > 0:
             told.append(f"{rivals} more publish commands on the same topic")
         return told
 

@@ -123,6 +123,16 @@ def test_once_the_clock_of_who_asks_went_back_the_new_one_counts(walking):
     assert observed(walking) == SECOND_GOAL.tolist()
 
 
+def test_another_simulator_begins_another_time(reaching):
+    task = with_goal(reaching, source="cmd_vel", ranges=VELOCITIES, timeout_s=60.0)
+    inbox = Inbox(task, wake_on_match=False, simulated=lambda: True)
+    inbox.put("joint_states", 100 * SECOND, READING)
+    assert inbox.ask(100 * SECOND, FIRST, 100 * SECOND) == ""
+    assert inbox.ask(3 * SECOND, SECOND_GOAL, 3 * SECOND) == ""
+    assert observed(inbox) == SECOND_GOAL.tolist()
+    assert inbox.overtaken.total() == 0
+
+
 def test_a_goal_without_a_stamp_is_of_the_moment_at_which_it_comes(walking):
     assert walking.ask(0, SECOND_GOAL, 100 * SECOND) == ""
     assert observed(walking) == SECOND_GOAL.tolist()

@@ -203,6 +203,16 @@ def test_diagnostics_while_commanding(bench, joints, commanding):
     assert float(values["age_ms.joint_states"]) < 200
 
 
+def test_that_nobody_listens_is_told(bench, joints, bundle):
+    assert bench.policy(bundle=str(bundle)).autostart()
+    statuses = bench.diagnostics()
+    said = "nobody listens to /policy_controller/commands"
+    joints.until(lambda: any(said in text for _, text, _ in statuses), said)
+    bench.commands()
+    statuses.clear()
+    joints.until(lambda: any(text == "policy" for _, text, _ in statuses), "OK")
+
+
 def test_observations_at_another_rate_than_in_training_are_told(bench, joints, commanding):
     commanding()
     statuses = bench.diagnostics()
