@@ -73,6 +73,11 @@ class ModelConfig(schema.Description):
     """Gradient steps of the first fit, at most."""
     fit_steps: int = Field(default=1000, ge=1)
     """Gradient steps of each later fit, at most."""
+    recent_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of every batch that is drawn from the newest transitions: those of the present policy are few among all, and
+    where the model is wrong about them the policy is wrong."""
+    recent_steps: int = Field(default=2000, ge=1)
+    """How many transitions those are."""
     validate_every: int = Field(default=50, ge=1)
     """Gradient steps between two validations."""
     patience: int = Field(default=20, ge=1)
@@ -81,6 +86,15 @@ class ModelConfig(schema.Description):
     """Share of the data held out: every so many rows one, the same in every fit."""
     max_validation: int = Field(default=2000, ge=1)
     """Rows held out at most."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.recent_fraction > 0.0 and self.bootstrap == "resampled":
+            raise ValueError(
+                f"recent_fraction: got {self.recent_fraction:g}; expected 0 where bootstrap is 'resampled', whose rows "
+                "have no order"
+            )
+        return self
 
 
 class RolloutConfig(schema.Description):
@@ -98,6 +112,10 @@ class RolloutConfig(schema.Description):
     """Environment steps between which the length grows to ``final_length``, linearly."""
     batch: int = Field(default=256, ge=1)
     """Rollouts started, from real states, each time; rounded up to a multiple of the ensemble's members."""
+    recent_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the rollouts that start from the newest real states, and so from where the present policy goes."""
+    recent_steps: int = Field(default=2000, ge=1)
+    """How many states those are."""
     every: int = Field(default=20, ge=1)
     """Updates between two batches of rollouts."""
     kept: int | None = Field(default=10, ge=1)

@@ -67,9 +67,14 @@ class TransitionBuffer:
         """Everything stored."""
         return self._split(self._rows[: self.size])
 
-    def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """``count`` transitions, with replacement."""
-        rows = torch.randint(self.size, (count,), generator=generator)
+    def sample(
+        self, count: int, generator: torch.Generator, newest: int | None = None
+    ) -> Transitions:
+        """``count`` transitions, with replacement; of the ``newest`` alone where that is given."""
+        among = self.size if newest is None else min(newest, self.size)
+        rows = torch.randint(among, (count,), generator=generator)
+        if newest is not None:
+            rows = (self._next - 1 - rows) % len(self._rows)
         return self._split(self._rows.index_select(0, rows.to(self._rows.device)))
 
     def state(self) -> dict[str, Tensor]:

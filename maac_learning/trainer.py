@@ -323,7 +323,11 @@ class Trainer:
     def _imagine(self) -> None:
         rollout = self.config.rollout
         rows = _multiple(rollout.batch, self._model.members)
-        start = self._replay.sample(rows, self._generator).observation
+        recent = round(rollout.recent_fraction * rows)
+        start = self._replay.sample(rows - recent, self._generator).observation
+        if recent:
+            newest = self._replay.sample(recent, self._generator, rollout.recent_steps).observation
+            start = torch.cat((start, newest))
         length = rollout.length_at(self._env_steps)
         self._imagined.add(self._agent.imagine(self._model, start, length, self._generator))
 

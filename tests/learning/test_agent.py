@@ -188,6 +188,17 @@ def test_buffer_keeps_columns_overwrites_the_oldest_and_survives_saving():
     assert draws[0] == draws[1]
 
 
+@pytest.mark.parametrize("added", [3, 7, 12])
+def test_buffer_gives_of_the_newest_where_it_is_asked_to(added):
+    buffer = TransitionBuffer(10, 1, 1, torch.device("cpu"))
+    for number in range(added):
+        value = torch.tensor([float(number)])
+        buffer.add(Transitions(value[:, None], value[:, None], value, value[:, None], value))
+    drawn = buffer.sample(500, torch.Generator().manual_seed(0), newest=4).reward.unique().tolist()
+    assert drawn == [float(n) for n in range(max(0, added - 4), added)]
+    assert buffer.sample(7, torch.Generator(), newest=1).reward.tolist() == [added - 1.0] * 7
+
+
 def test_forgotten_momentum_makes_the_next_update_a_first_one(parts):
     agent, model, batch = parts
     begun = agent.state()

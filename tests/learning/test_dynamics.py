@@ -10,6 +10,7 @@ from maac_learning.dynamics import (
     RewardRule,
     Shuffle,
     TerminationRule,
+    _picks,
     _row_weights,
     _split,
     fit,
@@ -172,6 +173,39 @@ def test_rows_are_held_out_for_good():
     assert len(validate) == 100
     assert set(train) <= set(more)
     assert set(validate) <= set(validate_more)
+
+
+def test_as_much_of_every_batch_is_of_the_newest_as_is_asked_for():
+    config = CONFIG.model_copy(
+        update={"recent_fraction": 0.25, "recent_steps": 100, "validation_fraction": 0.2}
+    )
+    picks = _picks(10_000, (50, 3, 128), config, torch.Generator().manual_seed(0))
+    newest = (picks >= 10_000 - 80).float()  # a fifth of the newest is held out
+    assert float(newest.mean()) == pytest.approx(0.25 + 0.75 * 80 / 10_000, abs=0.005)
+    # Both halves of a batch, of which one may be mirrored, have their share.
+    assert float(newest[..., :64].mean()) == pytest.approx(float(newest[..., 64:].mean()), abs=0.02)
+    assert picks.min() < 100
+    few = _picks(10, (50, 3, 128), config, torch.Generator().manual_seed(0))
+    assert (few.min(), few.max()) == (0, 9)
+
+
+def test_what_is_new_is_learned_where_it_counts_for_more():
+    """A region of the old data behaves otherwise of late, and is all but forgotten among them."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(6000, 5, generator=generator) * 2 - 1
+    targets = torch.cat((inputs[:, :4] * 0.5, inputs[:, :1]), dim=1)
+    targets[5800:] *= -1.0
+    later = inputs[5800:], targets[5800:]
+
+    def error(fraction):
+        model = ensemble()
+        config = CONFIG.model_copy(update={"recent_fraction": fraction, "recent_steps": 200})
+        fit(model, inputs, targets, config, 200, torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            mean, _ = model.normalized(later[0].expand(3, -1, -1))
+            return float(((mean - model.target.normalize(later[1])) ** 2).mean())
+
+    assert error(0.5) < 0.5 * error(0.0)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

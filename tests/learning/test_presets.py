@@ -87,6 +87,10 @@ def test_presets_that_extend_each_other_in_a_circle_are_refused(tmp_path):
         ({"agent": {"critic_horizon": 0}}, "critic_horizon: got 0; expected at least 1"),
         ({"agent": {"steve": True}}, "steve: needs critic_data 'transitions'"),
         ({"rollout": {"real_fraction": 1.5}}, "real_fraction"),
+        (
+            {"model": {"recent_fraction": 0.5, "bootstrap": "resampled"}},
+            "recent_fraction: got 0.5; expected 0",
+        ),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(settings, reason):
