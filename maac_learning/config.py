@@ -74,8 +74,8 @@ class ModelConfig(schema.Description):
     fit_steps: int = Field(default=1000, ge=1)
     """Gradient steps of each later fit, at most."""
     recent_fraction: float = Field(default=0.0, ge=0, lt=1)
-    """Share of every batch that is drawn from the newest transitions: those of the present policy are few among all, and
-    where the model is wrong about them the policy is wrong."""
+    """Share of every batch that is drawn from the newest transitions: those of the present policy are few among all,
+    and where the model is wrong about them the policy is wrong."""
     recent_steps: int = Field(default=2000, ge=1)
     """How many transitions those are."""
     validate_every: int = Field(default=50, ge=1)
