@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -47,18 +48,18 @@ def named_file(folder: str, name: str, kind: str) -> Path:
     Raises:
         ConfigError: when there is no such file; the message lists the shipped names.
     """
-    path = Path(name).expanduser()
+    path = _expanded(name)
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
-        raise ConfigError(f"{kind} file '{name}' does not exist")
+        raise ConfigError(f"{kind} file '{name:.200}' does not exist")
     directory = share_directory() / "config" / folder
     shipped = directory / f"{name}.yaml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
     known = ", ".join(sorted(p.stem for p in directory.glob("*.yaml"))) or "none"
     raise ConfigError(
-        f"unknown {kind} '{name}': expected a path to a YAML file, or one of: {known}"
+        f"unknown {kind} '{name:.200}': expected a path to a YAML file, or one of: {known}"
     )
 
 
@@ -73,15 +74,15 @@ def world_file(name: str) -> Path:
     """
     if name.startswith(_MENAGERIE):
         return _menagerie_file(name)
-    path = Path(name).expanduser()
+    path = _expanded(name)
     shipped = share_directory() / "sim"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if len(path.parts) == 1 and (shipped / name).is_file():
+    if len(path.parts) == 1 and os.path.isfile(shipped / name):
         return shipped / name
     known = ", ".join(sorted(p.name for p in shipped.glob("*.xml"))) or "none"
     raise ConfigError(
-        f"world file '{name}' does not exist; expected a path to an MJCF file, or one of: {known}"
+        f"world file '{name:.200}' does not exist; expected a path to an MJCF file, or one of: {known}"
     )
 
 
@@ -105,13 +106,25 @@ def bundle_folder(name: str) -> Path:
     Raises:
         BundleError: when there is no such folder; the message lists the shipped names.
     """
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    folder = _expanded(name)
+    if name and os.path.isdir(folder):
         return folder
     shipped = share_directory() / "bundles"
-    if name and len(folder.parts) == 1 and (shipped / name).is_dir():
+    if name and len(folder.parts) == 1 and os.path.isdir(shipped / name):
         return shipped / name
     known = ", ".join(sorted(p.name for p in shipped.glob("*"))) or "none"
     raise BundleError(
-        f"bundle '{name}' is not a folder; expected a path to one, or a shipped bundle: {known}"
+        f"bundle '{name:.200}' is not a folder; expected a path to one, or a shipped bundle: {known}"
     )
+
+
+def _expanded(name: str) -> Path:
+    """``name`` as a path, with a leading ``~`` for what it stands for where there is such a user.
+
+    What cannot be a path, being too long or having a NUL in it, is one at which nothing exists: ``os.path`` says so
+    where :class:`~pathlib.Path` raises.
+    """
+    try:
+        return Path(name).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(name)

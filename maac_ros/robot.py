@@ -100,10 +100,14 @@ _TURNED_BASE_COMPONENTS = frozenset(
 _TURNED_GOALS = frozenset(("linear_y", "angular_x", "angular_z"))
 
 
+MAX_JOINTS = 1000
+"""More than any robot has. Some checks go through all pairs of joints."""
+
+
 class Robot(schema.Description):
     """The joints a task reads or drives."""
 
-    joints: dict[str, Joint] = Field(min_length=1)
+    joints: dict[str, Joint] = Field(min_length=1, max_length=MAX_JOINTS)
     base: FloatingBase | None = None
     mirror: Mirror | None = None
     """Where the robot is its own mirror image."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maac_ros import plain_yaml
 from maac_ros.errors import MaacError
+from maac_ros.files import read_regular
 
 MAX_YAML_BYTES = 1 << 20
 """A description is a page or two of text; anything larger is refused before it is read."""
+
+MAX_PROBLEMS = 20
+"""Lines of a message; the first few say what is wrong with a description."""
+MAX_LINE = 2000
+"""Characters of one, which may list what was expected."""
 
 
 class Description(BaseModel):
@@ -24,20 +32,23 @@ DescriptionT = TypeVar("DescriptionT", bound=BaseModel)
 
 
 def read_yaml(path: Path, error: type[MaacError]) -> Any:
-    """Read one YAML document with the safe loader.
+    """Read one document of :mod:`maac_ros.plain_yaml`.
 
     Raises:
-        MaacError: of the given type, when the file is missing, too large or not YAML.
+        MaacError: of the given type, when the file is missing, no regular file, too large or not plain YAML.
     """
+    data = read_regular(path, MAX_YAML_BYTES, error)
     try:
-        size = path.stat().st_size
-        if size > MAX_YAML_BYTES:
-            raise error(f"{path}: {size} bytes; expected at most {MAX_YAML_BYTES}")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as reason:
-        raise error(f"{path}: cannot be read: {reason.strerror}") from reason
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as reason:
-        raise error(f"{path}: not valid YAML: {reason}") from reason
+        return plain_yaml.load(data.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as reason:
+        raise error(f"{path}: not valid YAML: {reason!s:.400}") from reason
+
+
+def brief(value: object, width: int = 60) -> str:
+    """``repr(value)`` cut to ``width``, without the whole of it being made first: values may be large."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = width
+    return short.repr(value)[:width]
 
 
 def parse(
@@ -50,7 +61,7 @@ def parse(
     """
     if not isinstance(data, dict):
         raise error(
-            f"{origin}: expected a mapping at the top level, got {type(data).__name__} {data!r:.60}"
+            f"{origin}: expected a mapping at the top level, got {type(data).__name__} {brief(data)}"
         )
     try:
         return model.model_validate(data)
@@ -65,13 +76,16 @@ def load(path: Path, model: type[DescriptionT], error: type[MaacError]) -> Descr
 
 def describe_problems(reason: ValidationError, origin: str) -> list[str]:
     """One line a problem: origin, field, value, expectation."""
+    problems = reason.errors(include_url=False)
     lines = []
-    for problem in reason.errors():
+    for problem in problems[:MAX_PROBLEMS]:
         field = ".".join(str(part) for part in problem["loc"]) or "(whole document)"
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{origin}: {field}: unknown key (value {problem['input']!r:.60})")
+            lines.append(f"{origin}: {field}: unknown key (value {brief(problem['input'])})")
         elif problem["type"] == "missing":
             lines.append(f"{origin}: {field}: missing key; it is required")
         else:
-            lines.append(f"{origin}: {field}: got {problem['input']!r:.80}; {problem['msg']}")
-    return lines
+            lines.append(f"{origin}: {field}: got {brief(problem['input'], 80)}; {problem['msg']}")
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"{origin}: and {len(problems) - MAX_PROBLEMS} more of the kind")
+    return [line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} ..." for line in lines]

@@ -6,6 +6,7 @@ so the two cannot disagree.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -231,7 +232,7 @@ def load_task(name: str | Path) -> Task:
     path = named_file("tasks", str(name), "task")
     task = schema.load(path, Task, TaskError)
     mjcf = task.simulation.mjcf
-    if mjcf is None or not (beside := path.parent / mjcf).is_file():
+    if mjcf is None or not os.path.isfile(beside := path.parent / mjcf):
         return task
     # Copies of the task, in runs and bundles, lie elsewhere.
     world = task.simulation.model_copy(update={"mjcf": str(beside.resolve())})

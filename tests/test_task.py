@@ -122,7 +122,10 @@ def test_unknown_entries_stay_nan_and_are_named():
     builder = ObservationBuilder(load_task("inverted_pendulum"))
     observation = builder.build(RobotState.unknown(2))
     assert np.isnan(observation).all()
-    with pytest.raises(ObservationError, match="slider/position = nan, hinge/position = nan"):
+    with pytest.raises(
+        ObservationError,
+        match="joint_states slider/position = nan m, joint_states hinge/position = nan rad",
+    ):
         builder.single(observation)
 
 

@@ -17,8 +17,9 @@ from maac_learning.config import ModelConfig, Norm, Spread
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import ActionScaling, PolicyGraph, StepGraph, ValueGraph
 from maac_learning.networks import ACTIVATIONS, Critics, Policy
-from maac_ros.bundle import GOLDEN, GOLDEN_TOLERANCE, Bundle
+from maac_ros.bundle import GOLDEN, Bundle
 from maac_ros.errors import BenchmarkError
+from maac_ros.golden import TOLERANCE
 from maac_ros.inference import Array
 
 _GRAPHS = ("policy", "step", "value")
@@ -117,7 +118,7 @@ def _torch_function(bundle: Bundle, name: str, golden: Mapping[str, Array]) -> T
         with torch.inference_mode():
             outputs = function(*inputs)
         if all(
-            np.allclose(output, golden[f"{name}.{key}"], GOLDEN_TOLERANCE, GOLDEN_TOLERANCE)
+            np.allclose(output, golden[f"{name}.{key}"], TOLERANCE, TOLERANCE)
             for key, output in zip(signature.outputs, outputs, strict=True)
         ):
             return function
