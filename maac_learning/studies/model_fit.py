@@ -25,6 +25,7 @@ VARIANTS: dict[str, Callable[[ModelConfig, Task], dict[str, Any]]] = {
     "no-mirror": lambda model, task: {"mirror": False} if task.robot.mirror else {},
     "bootstrap": lambda model, task: {"bootstrap": "resampled"},
     "large-refits": lambda model, task: {"refit_learning_rate": model.learning_rate},
+    "newest": lambda model, task: {"recent_fraction": 0.4, "recent_steps": model.fit_every},
     "little-decay": lambda model, task: {"weight_decay": 0.2 * model.weight_decay},
     "plain-likelihood": lambda model, task: {"variance_power": 0.0},
     "squared-error": lambda model, task: {"noise": "residual"},
