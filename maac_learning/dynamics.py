@@ -330,7 +330,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate * (1.0 - (1.0 - config.last_rate) * step / max_steps)
         size = (config.validate_every, model.members, config.batch_size)
-        picks = _picks(len(train), size, config, generator).to(train.device)
+        picks = _picks(len(train), len(inputs), size, config, generator).to(train.device)
         with _dropping_out(model, generator):
             for pick in picks:
                 rows = rows_of[member_axis, pick]
@@ -413,35 +413,34 @@ def _split(
     rows = torch.arange(count)
     validate = held_out_rows(count, config)
     train = rows[~torch.isin(rows, validate)]
-    some = torch.randperm(len(validate), generator=generator)[: config.max_validation]
     if config.recent_fraction > 0.0:
         # Else what was learned of the newest would be judged by all the others.
-        share = len(validate) / count
-        some = _picks(len(validate), (len(some),), config, generator, share)
+        size = (min(len(validate), config.max_validation),)
+        some = _picks(len(validate), count, size, config, generator)
+    else:
+        some = torch.randperm(len(validate), generator=generator)[: config.max_validation]
     return train.to(device), validate[some].to(device)
 
 
 def _picks(
     among: int,
+    count: int,
     size: tuple[int, ...],
     config: ModelConfig,
     generator: torch.Generator,
-    share: float | None = None,
 ) -> Tensor:
     """Random places (..., B) of ``among`` rows in the order in which they came, as many of the newest as is asked for.
 
     Args:
         among: rows there are.
+        count: transitions of which they are a part, evenly spread.
         size: (..., B).
         config: says what the newest are, and how many of B.
         generator: CPU random stream.
-        share: of all transitions that the rows are; by default what is not held out.
     """
     if config.recent_fraction == 0.0:
         return torch.randint(among, size, generator=generator)
-    if share is None:
-        share = 1.0 - config.validation_fraction
-    newest = min(among, max(1, round(share * config.recent_steps)))
+    newest = min(among, max(1, round(config.recent_steps * among / count)))
     # Spread evenly: half of a batch may be mirrored.
     steps = torch.arange(size[-1] + 1) * config.recent_fraction
     recent = steps[1:].floor() > steps[:-1].floor()

@@ -233,6 +233,9 @@ class Controller:
         now = self._settings
         if (settings.planner, settings.planner_threads) == (now.planner, now.planner_threads):
             return None
+        return self._tried_planner(settings)
+
+    def _tried_planner(self, settings: ControllerSettings) -> CemPlanner:
         planner = self._new_planner(settings)
         planner.try_out(settings.mpc_budget_s)
         return planner
@@ -251,8 +254,7 @@ class Controller:
                 self._answered = observation.astype(np.float32)
                 self.assess()
         # How long the first plans took says nothing of later ones.
-        self._planner = self._new_planner(self._settings)
-        self._planner.try_out(self._settings.mpc_budget_s)
+        self._planner = self._tried_planner(self._settings)
         self.reset()
 
     def tick(
@@ -289,7 +291,7 @@ class Controller:
         if command.mode in _ACTING:
             self.safe.release(command.values)
         else:
-            self._engaged_s, self._engaged_from = 0.0, command.values
+            self._engaged_s = 0.0
         self._replaced, self._previous = self._previous, command.values
         self._stamp_s = math.nan if stamp_s is None else stamp_s
         self.statistics.ticks[command.mode] += 1
@@ -306,7 +308,7 @@ class Controller:
         self.statistics.ticks[command.mode] -= 1
         self.statistics.ticks[safe.mode] += 1
         self._previous, self._answered = safe.values, None
-        self._engaged_s, self._engaged_from = 0.0, safe.values
+        self._engaged_s = 0.0
         return safe
 
     def assess(self) -> None:
@@ -439,6 +441,8 @@ class Controller:
             return self._safe(f"the policy's action is not finite: {command.values}", "action")
         elapsed_s = self._elapsed_s(stamp_s)
         values = command.values
+        if self._engaged_s == 0.0:
+            self._engaged_from = self._previous
         if self._engaged_s < settings.engage_s:
             self._engaged_s += elapsed_s
             share = min(self._engaged_s / settings.engage_s, 1.0)

@@ -132,8 +132,8 @@ class CemPlanner:
             if begun + self._expected_s[kind] > self._deadline:
                 self._expected_s[kind] *= _FORGETTING ** (1.0 / self._memory[kind])
                 break
-            roll_out = self._follow_policy if kind == 0 else self._follow_candidates
-            if not roll_out(observation):
+            follow = self._follow_policy if kind == 0 else self._follow_candidates
+            if not follow(observation):
                 self._expected_s[kind] = max(self._clock() - begun, self._expected_s[kind])
                 # What never fits must not be tried again and again: a single model step can take many periods.
                 self._memory[kind] = min(2 * self._memory[kind], _LONGEST_MEMORY)
@@ -158,22 +158,15 @@ class CemPlanner:
         self._noise[:, 0] = 0.0
         last = self._last
 
-        def follow(share: Share) -> bool:
-            candidates, noises = self._of(share, self._candidates), self._of(share, self._noise)
-            share.begin(observation)
-            for step, (actions, noise) in enumerate(zip(candidates, noises, strict=True)):
-                if self._late():
-                    return False
-                share.ask_policy()
-                np.multiply(share.policy_std, noise, out=actions)
-                actions += share.policy_action
-                if last is not None and step + 1 < len(last) and share.candidates.start == 0:
-                    actions[1] = last[step + 1]
-                np.clip(actions, self._low, self._high, out=actions)
-                share.advance(actions)
-            return self._close(share)
+        def choose(share: Share, step: int, actions: Array) -> None:
+            share.ask_policy()
+            np.multiply(share.policy_std, self._noise[step, share.candidates], out=actions)
+            actions += share.policy_action
+            if last is not None and step + 1 < len(last) and share.candidates.start == 0:
+                actions[1] = last[step + 1]
+            np.clip(actions, self._low, self._high, out=actions)
 
-        return self._rollouts.run(follow)
+        return self._roll_out(observation, choose)
 
     def _follow_candidates(self, observation: Array) -> bool:
         """Draw candidates from the present distribution, but for those that stay the policy's, and roll all out."""
@@ -183,27 +176,30 @@ class CemPlanner:
         np.multiply(noise, self._std[:, None], out=drawn)
         drawn += self._mean[:, None]
         np.clip(drawn, self._low, self._high, out=drawn)
+        return self._roll_out(observation)
+
+    def _roll_out(
+        self, observation: Array, choose: Callable[[Share, int, Array], None] | None = None
+    ) -> bool:
+        """Roll the candidates out, each step's actions (n, A) of a share chosen on the way where ``choose`` is given.
+
+        Returns whether the budget lasted.
+        """
 
         def follow(share: Share) -> bool:
             share.begin(observation)
-            for actions in self._of(share, self._candidates):
+            for step, actions in enumerate(self._candidates[:, share.candidates]):
                 if self._late():
                     return False
+                if choose is not None:
+                    choose(share, step, actions)
                 share.advance(actions)
-            return self._close(share)
+            if self._late():
+                return False
+            share.close()
+            return True
 
         return self._rollouts.run(follow)
-
-    def _close(self, share: Share) -> bool:
-        if self._late():
-            return False
-        share.close()
-        return True
-
-    @staticmethod
-    def _of(share: Share, sequences: Array) -> Array:
-        """What of ``sequences`` (H, N, A) belongs to the share's candidates."""
-        return sequences[:, share.candidates]
 
     def _refit(self, first: bool) -> float:
         """Move the distribution to the best candidates; their mean return, weighted as they are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maac_ros.bundle import Manifest
 from maac_ros.errors import ObservationError
@@ -13,19 +14,22 @@ from maac_ros.observation import JointReading, Vector, believed
 
 
 class _Range(NamedTuple):
-    """Bounds (J,), and the width that a margin is a share of."""
+    """Bounds (N,), and the width that a margin is a share of."""
 
     low: Vector
     high: Vector
     width: Vector
 
-    def believed(self, numbers: Vector, margin: float) -> Vector:
-        """``numbers`` (J,) with NaN for what is not finite, or further outside than ``margin`` widths."""
-        good = np.isfinite(numbers)
-        if margin != np.inf:
-            room = margin * self.width
-            good &= (numbers >= self.low - room) & (numbers <= self.high + room)
-        return np.where(good, numbers, np.nan)
+    @classmethod
+    def unlimited(cls, count: int) -> _Range:
+        return cls(np.full(count, -np.inf), np.full(count, np.inf), np.zeros(count))
+
+    def outside(self, numbers: Vector | Array, margin: float) -> NDArray[np.bool_]:
+        """Which of ``numbers`` (N,) are further outside than ``margin`` widths; infinite for no limit."""
+        if margin == np.inf:
+            return np.zeros(len(numbers), np.bool_)
+        room = margin * self.width
+        return (numbers < self.low - room) | (numbers > self.high + room)
 
 
 class PlausibleRange:
@@ -38,13 +42,12 @@ class PlausibleRange:
 
     def __init__(self, manifest: Manifest) -> None:
         self._entries = manifest.observation
-        size = len(self._entries)
-        self._low, self._high = np.full(size, -np.inf), np.full(size, np.inf)
+        self._range = _Range.unlimited(len(self._entries))
         if manifest.observed is not None:
             low, high = np.array(manifest.observed.low), np.array(manifest.observed.high)
             varied = high > low
-            self._low[varied], self._high[varied] = low[varied], high[varied]
-        self._width = np.where(np.isfinite(self._low), self._high - self._low, 0.0)
+            for bounds, observed in zip(self._range, (low, high, high - low), strict=True):
+                bounds[varied] = observed[varied]
         self._readings = [
             self._of_joints(tuple(manifest.task.robot.joints), quantity)
             for quantity in JointReading._fields
@@ -52,39 +55,39 @@ class PlausibleRange:
 
     def _of_joints(self, joints: tuple[str, ...], quantity: str) -> _Range:
         """What is known of a quantity of the joints: the range of training, or how far beyond its clip it may lie."""
-        low, high = np.full(len(joints), -np.inf), np.full(len(joints), np.inf)
-        width = np.zeros(len(joints))
+        known = _Range.unlimited(len(joints))
         index = {entry.name: i for i, entry in enumerate(self._entries)}
         for joint, name in enumerate(joints):
             if (i := index.get(f"{name}/{quantity}")) is None:
                 continue
             if (clip := self._entries[i].clip) is not None:
-                low[joint], high[joint] = believed(*clip)
+                known.low[joint], known.high[joint] = believed(*clip)
             else:
-                low[joint], high[joint] = self._low[i], self._high[i]
-                width[joint] = self._width[i]
-        return _Range(low, high, width)
+                for bounds, trained in zip(known, self._range, strict=True):
+                    bounds[joint] = trained[i]
+        return known
 
     def require(self, observation: Array, margin: float) -> None:
         """Raise :class:`ObservationError` naming every entry of (O,) further outside than ``margin`` widths."""
-        if margin == np.inf:
-            return
-        room = margin * self._width
-        outside = np.flatnonzero(
-            (observation < self._low - room) | (observation > self._high + room)
-        )
+        outside = np.flatnonzero(self._range.outside(observation, margin))
         if outside.size:
             raise ObservationError(
                 "observation is implausible: "
-                + ", ".join(self._explain(int(i), float(observation[i]), room[i]) for i in outside)
+                + ", ".join(self._explain(int(i), float(observation[i]), margin) for i in outside)
             )
 
     def believed(self, reading: JointReading, margin: float) -> JointReading:
         """``reading`` with NaN for what is not finite, or further outside than ``margin`` widths."""
-        return JointReading(*map(_Range.believed, self._readings, reading, (margin, margin)))
+        position, velocity = (
+            np.where(np.isfinite(numbers) & ~known.outside(numbers, margin), numbers, np.nan)
+            for known, numbers in zip(self._readings, reading, strict=True)
+        )
+        return JointReading(position, velocity)
 
-    def _explain(self, index: int, value: float, room: float) -> str:
-        entry, low, high = self._entries[index], self._low[index], self._high[index]
+    def _explain(self, index: int, value: float, margin: float) -> str:
+        entry = self._entries[index]
+        low, high, width = (bounds[index] for bounds in self._range)
+        room = margin * width
         return (
             f"{entry.source} {entry.name} = {value:g} {entry.unit}, expected {low - room:g} to {high + room:g} "
             f"(training saw {low:g} to {high:g})"

@@ -333,10 +333,11 @@ class ControlLoop:
         observation = sample.observation
         age_s = self._age(sample.stamp_ns, arrived)
         limit_s = self._wanted.settings.age_limit_s(sample.oldest)
-        # A simulator in lockstep waits for an answer, so that the states of one are never silent on their own.
-        if (deaf := "" if arrived else self._deaf(sample)) and not _is_error(observation):
+        if isinstance(observation, ObservationError):
+            pass  # that is the reason
+        elif deaf := "" if arrived else self._deaf(sample):
             observation = ObservationError(deaf)
-        elif age_s < -limit_s and not _is_error(observation):
+        elif age_s < -limit_s:
             observation = ObservationError(
                 f"{sample.oldest} is stamped {-age_s * 1e3:.0f} ms in the future; limit {limit_s * 1e3:.0f} ms; "
                 "are the clocks of robot and controller synchronised?"
@@ -480,10 +481,6 @@ class ControlLoop:
             self._failed(reason)
         finally:
             self._sending.release()
-
-
-def _is_error(observation: Vector | ObservationError) -> bool:
-    return isinstance(observation, ObservationError)
 
 
 def _severity(command: Command) -> int:

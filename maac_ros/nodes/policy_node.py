@@ -342,8 +342,7 @@ class PolicyNode(LifecycleNode):
         if self._loop is None or self._reader is None:
             return []
         told = self._reader.refused()
-        if self._binding.task.goal is not None:
-            told += self._inbox.goal_concerns()
+        told += self._inbox.goal_concerns()
         if self._refusal:
             told.append(self._refusal)
         topic = self._commands.topic_name

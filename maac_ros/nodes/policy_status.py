@@ -42,15 +42,13 @@ def status(
             "stopped": bool(stopped),
             "bundle": bundle.path,
         }
-        told = "inactive: not commanding"
+        level, message = DiagnosticStatus.OK, "inactive: not commanding"
         if stopped:
-            return (
-                hardware,
+            level, message = (
                 DiagnosticStatus.WARN,
-                f"{told}; stopped until ~/clear_stop: {stopped}",
-                values,
+                f"{message}; stopped until ~/clear_stop: {stopped}",
             )
-        return hardware, DiagnosticStatus.OK, told, values
+        return hardware, level, message, values
     report = loop.report()
     level, message = _judge(report, loop.controller.settings.tick_limit_s)
     values = _values(bundle, loop, report)

@@ -176,16 +176,14 @@ def test_rows_are_held_out_for_good():
 
 
 def test_as_much_of_every_batch_is_of_the_newest_as_is_asked_for():
-    config = CONFIG.model_copy(
-        update={"recent_fraction": 0.25, "recent_steps": 100, "validation_fraction": 0.2}
-    )
-    picks = _picks(10_000, (50, 3, 128), config, torch.Generator().manual_seed(0))
+    config = CONFIG.model_copy(update={"recent_fraction": 0.25, "recent_steps": 100})
+    picks = _picks(10_000, 12_500, (50, 3, 128), config, torch.Generator().manual_seed(0))
     newest = (picks >= 10_000 - 80).float()  # a fifth of the newest is held out
     assert float(newest.mean()) == pytest.approx(0.25 + 0.75 * 80 / 10_000, abs=0.005)
     # Both halves of a batch, of which one may be mirrored, have their share.
     assert float(newest[..., :64].mean()) == pytest.approx(float(newest[..., 64:].mean()), abs=0.02)
     assert picks.min() < 100
-    few = _picks(10, (50, 3, 128), config, torch.Generator().manual_seed(0))
+    few = _picks(10, 12, (50, 3, 128), config, torch.Generator().manual_seed(0))
     assert (few.min(), few.max()) == (0, 9)
 
 
