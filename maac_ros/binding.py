@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from maac_ros import schema
+from maac_ros.action_terms import ActionEntry
 from maac_ros.errors import ConfigError
 from maac_ros.intervals import Interval
 from maac_ros.observation import JointReading, Vector
@@ -52,7 +54,7 @@ class JointWiring(schema.Description):
     offset: float = 0.0
     """Robot's position, rad or m, where the task's is 0."""
     limits: JointLimits = JointLimits()
-    """For ``maac check``."""
+    """A task that may command more than these is refused."""
 
 
 class Controller(schema.Description):
@@ -200,6 +202,51 @@ class Binding:
         return (answer - self._summand) / self._factor
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What a task may command of a joint, in the robot's signs and units.
+
+    Attributes:
+        commanded: least and most.
+        allowed: least and most that the robot's limits allow; None where they are not given.
+        unit: of both.
+    """
+
+    commanded: tuple[float, float]
+    allowed: tuple[float, float] | None
+    unit: str
+
+    @classmethod
+    def of(cls, entry: ActionEntry, wiring: JointWiring) -> Demand:
+        """Of one entry of the action."""
+        offset = wiring.offset if entry.quantity == "position" else 0.0
+        bounds = [wiring.sign * entry.gear * bound + offset for bound in (entry.low, entry.high)]
+        limits = wiring.limits
+        allowed: tuple[float, float] | None
+        if entry.quantity == "position":
+            allowed = limits.position
+        else:
+            most = limits.effort if entry.quantity == "effort" else limits.velocity
+            allowed = None if most is None else (-most, most)
+        return cls((min(bounds), max(bounds)), allowed, entry.unit.rpartition(" ")[2])
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing beyond the limits may be commanded, rounding aside."""
+        if self.allowed is None:
+            return True
+        (low, high), (least, most) = self.commanded, self.allowed
+        slack = 1e-9 * max(abs(least), abs(most))
+        return least - slack <= low and high <= most + slack
+
+    def __str__(self) -> str:
+        low, high = self.commanded
+        told = f"[{low:g}, {high:g}] {self.unit} may be commanded; the robot's limits are "
+        if self.allowed is None:
+            return told + "not given"
+        return told + f"[{self.allowed[0]:g}, {self.allowed[1]:g}] {self.unit}"
+
+
 def misfits(task: Task, robot: Robot) -> list[str]:
     """Why ``robot`` cannot be bound to ``task``, one line a problem; empty where it can."""
     where = f"robot '{robot.name}'"
@@ -216,6 +263,10 @@ def misfits(task: Task, robot: Robot) -> list[str]:
         if count > 1
     ]
     entries = task.action_entries()
+    for entry in entries:
+        demand = Demand.of(entry, robot.wiring(entry.joint))
+        if not demand.fits:
+            problems.append(f"{where}: joints.{entry.joint}.limits.{entry.quantity}: {demand}")
     driven = [names[entry.joint] for entry in entries]
     if (order := robot.controller.joints) and set(order) != set(driven):
         problems.append(

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from maac_ros.action_terms import ActionEntry
-from maac_ros.binding import Binding, JointWiring, Robot, load_robot, misfits
+from maac_ros.binding import ODOM_FRAME, Binding, Demand, Robot, load_robot, misfits
 from maac_ros.bundle import load_bundle, require_same_task
 from maac_ros.errors import BundleError, ConfigError, MaacError
 from maac_ros.task import Task, load_task
@@ -63,7 +62,10 @@ def compare(task: Task, robot: Robot | None, bundle: str | None) -> list[Finding
             )
         )
     for entry in task.action_entries():
-        found.extend(_limits(entry, robot.wiring(entry.joint)))
+        demand = Demand.of(entry, robot.wiring(entry.joint))
+        if demand.fits:  # else it is among the problems
+            verdict: Verdict = "note" if demand.allowed is None else "ok"
+            found.append(Finding(f"joint {entry.joint}: {entry.quantity}", verdict, str(demand)))
     found.extend(_rates(task, robot))
     if task.goal is not None:
         topic = getattr(robot.topics, task.goal.source)
@@ -71,6 +73,12 @@ def compare(task: Task, robot: Robot | None, bundle: str | None) -> list[Finding
     if task.robot.base is not None:
         frame = robot.base_frame or task.robot.base.frame
         found.append(Finding("base frame", "ok", f"odom's child_frame_id is to be '{frame}'"))
+        world = ODOM_FRAME if robot.odom_frame is None else robot.odom_frame
+        told = f"is to be '{world}'" if world else "may be any"
+        found.append(Finding("odom frame", "ok", f"odom's header.frame_id {told}"))
+        if "imu" in task.sources():
+            frame = robot.imu_frame or task.robot.base.imu_frame
+            found.append(Finding("imu frame", "ok", f"imu's header.frame_id is to be '{frame}'"))
     return found
 
 
@@ -84,28 +92,6 @@ def _bundle(task: Task, name: str) -> Finding:
     return Finding(
         "bundle", "ok", f"{bundle.path} is for task '{task.name}', {period_ms:g} ms a tick"
     )
-
-
-def _limits(entry: ActionEntry, wiring: JointWiring) -> list[Finding]:
-    """Whether what may be commanded is what the joint can do."""
-    what, limits = f"joint {entry.joint}: {entry.quantity}", wiring.limits
-    low, high = sorted(
-        wiring.sign * entry.gear * bound + (wiring.offset if entry.quantity == "position" else 0.0)
-        for bound in (entry.low, entry.high)
-    )
-    unit = entry.unit.rpartition(" ")[2]
-    asked = f"[{low:g}, {high:g}] {unit} may be commanded"
-    allowed: tuple[float, float] | None
-    if entry.quantity == "position":
-        allowed = limits.position
-    else:
-        most = limits.effort if entry.quantity == "effort" else limits.velocity
-        allowed = None if most is None else (-most, most)
-    if allowed is None:
-        return [Finding(what, "note", f"{asked}; the robot's limits are not given")]
-    told = f"{asked}; the robot's limits are [{allowed[0]:g}, {allowed[1]:g}] {unit}"
-    fits = allowed[0] <= low and high <= allowed[1]
-    return [Finding(what, "ok" if fits else "MISMATCH", told)]
 
 
 def _rates(task: Task, robot: Robot) -> list[Finding]:

@@ -90,6 +90,8 @@ def rename_shoulder(robot):
         (lambda r: r["topics"].update(odom="not a topic"), r"topics\.odom"),
         (lambda r: r.update(base_frame="trunk"), "base_frame: task 'reaching_arm' has no floating base"),
         (lambda r: r.update(odom_frame="map"), "odom_frame: task 'reaching_arm' has no floating base"),
+        (lambda r: r["joints"]["shoulder"]["limits"].update(effort=11),
+         r"joints\.shoulder\.limits\.effort: \[-12, 12\] N·m may be commanded; .* are \[-11, 11\]"),
         (lambda r: r.update(rates_hz={"joint_states": 0}), "rates_hz.joint_states: got 0; expected more than 0"),
     ],
 )  # fmt: skip

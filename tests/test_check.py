@@ -59,11 +59,28 @@ def test_limits_are_compared_in_the_robots_signs_and_units(tmp_path, robot_file)
         "ok",
         "[-1, 1.5] rad may be commanded; the robot's limits are [-1, 2] rad",
     )
-    assert found["joint slide: position"] == (
+    assert found["joints.slide.limits.position"] == (
         "MISMATCH",
         "[0.4, 0.5] m may be commanded; the robot's limits are [0.45, 0.5] m",
     )
     assert found["joint wheel: velocity"][0] == "ok"
+
+
+def test_frames_of_a_floating_base_are_told(robot_file):
+    def change(frame):
+        return lambda robot: robot.update(
+            joints={}, controller={}, base_frame="trunk", odom_frame=frame
+        )
+
+    task = load_task("ant")
+    for frame, told in (
+        ("map", "odom's header.frame_id is to be 'map'"),
+        ("", "odom's header.frame_id may be any"),
+    ):
+        found = verdicts(task, robot_file(change(frame)))
+        assert found["base frame"] == ("ok", "odom's child_frame_id is to be 'trunk'")
+        assert found["odom frame"] == ("ok", told)
+        assert "imu frame" not in found
 
 
 def test_what_is_not_given_is_noted(robot_file):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from maac_ros.timing import Summary
 
 @dataclass(frozen=True)
 class LatencyArguments:
-    """Send states at a steady rate to the policy node, a process of its own that does not plan; time its answers."""
+    """Send states at a steady rate to the policy node, a process of its own that does not plan; time its answers.
+
+    Where bundles are swapped meanwhile, deadlines that are missed while one is loaded are counted apart.
+    """
 
     rate_hz: float = 500.0
     """States a second."""
@@ -35,6 +38,8 @@ class LatencyArguments:
     """How long."""
     bundle: str = "inverted_pendulum"
     """Shipped bundle name, or path to a bundle."""
+    swap_every_s: float | None = None
+    """Give the node the bundle anew, and one that is not there, in turn, so long after the last one."""
     json: Path | None = None
     """Also write the results to this file, and a picture beside it."""
 
@@ -51,15 +56,19 @@ def latency(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--rate-hz: got {chosen.rate_hz}; expected 1 to 10000")
     if not 0.0 < chosen.minutes < float("inf"):
         raise ConfigError(f"--minutes: got {chosen.minutes}; expected more than 0")
+    if chosen.swap_every_s is not None and not 0.0 < chosen.swap_every_s < float("inf"):
+        raise ConfigError(f"--swap-every-s: got {chosen.swap_every_s}; expected more than 0")
     bundle = load_bundle(chosen.bundle)
     print(f"{bundle.task.name}, {chosen.rate_hz:g} Hz, {chosen.minutes:g} minutes", flush=True)
     words = [chosen.bundle, "--rate", chosen.rate_hz, "--seconds", 60.0 * chosen.minutes]
+    if chosen.swap_every_s is not None:
+        words += ["--swap-every", chosen.swap_every_s]
     with (
         output_of("latency", [*words, "--log", "{log}"], ".npz") as out,
         np.load(out, allow_pickle=False) as archive,
     ):
-        taken_s, late_s, share = archive["taken_s"], archive["late_s"], archive["cpu_share"]
-    row = summary(taken_s, late_s, float(share), 1.0 / chosen.rate_hz)
+        measured = dict(archive)
+    row = summary(measured, 1.0 / chosen.rate_hz)
     print_row(row)
     if chosen.json is not None:
         evidence.write(
@@ -71,37 +80,40 @@ def latency(arguments: Sequence[str]) -> int:
             bundle=bundle.origin(),
         )
         picture = chosen.json.with_suffix(".png")
-        draw(taken_s, 1.0 / chosen.rate_hz, picture)
+        draw(measured["taken_s"], 1.0 / chosen.rate_hz, picture)
         print(f"picture: {picture}")
     return 0
 
 
-def summary(
-    taken_s: NDArray[np.float64], late_s: NDArray[np.float64], cpu_share: float, period_s: float
-) -> dict[str, Any]:
+def summary(measured: Mapping[str, NDArray[Any]], period_s: float) -> dict[str, Any]:
     """A flat row.
 
     Args:
-        taken_s: (N,) from a state to its answer; NaN where none came.
-        late_s: (N,) after its deadline that each state was published, by the measuring process.
-        cpu_share: of one core that the node used.
+        measured: the fields of :class:`maac_ros.nodes.latency.Measured`, as arrays.
         period_s: between two states.
     """
+    taken_s, swapping = measured["taken_s"], measured["swapping"]
     came = taken_s[np.isfinite(taken_s)]
     times = Summary.of(came)
-    missed = int((came > period_s).sum()) + len(taken_s) - len(came)
-    return {
+    missed = ~(taken_s <= period_s)
+    row = {
         "states": len(taken_s),
         "unanswered": len(taken_s) - len(came),
-        "missed_deadlines": missed,
-        "missed_share": missed / len(taken_s),
+        "missed_deadlines": int(missed.sum()),
+        "missed_share": float(missed.mean()),
         "latency_p50_ms": times.p50_ms,
         "latency_p99_ms": times.p99_ms,
         "latency_p999_ms": times.p999_ms,
         "latency_max_ms": times.max_ms,
-        "sender_late_p99_ms": Summary.of(late_s).p99_ms,
-        "node_cpu_share": cpu_share,
+        "sender_late_p99_ms": Summary.of(measured["late_s"]).p99_ms,
+        "node_cpu_share": float(measured["cpu_share"]),
     }
+    if swapping.any():
+        row["swaps"], row["refusals"] = int(measured["swaps"]), int(measured["refusals"])
+        for name, part in (("swapping", swapping), ("otherwise", ~swapping)):
+            row[f"states_{name}"] = int(part.sum())
+            row[f"missed_share_{name}"] = float(missed[part].mean())
+    return row
 
 
 def draw(taken_s: NDArray[np.float64], period_s: float, path: Path) -> None:

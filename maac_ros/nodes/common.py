@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,11 +19,13 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
+from rclpy.utilities import remove_ros_args
 
 from maac_ros.errors import ConfigError, MaacError
 
@@ -71,6 +75,35 @@ def confine(environment: MutableMapping[str, str]) -> bool:
     return True
 
 
+_SOURCE_LINE = re.compile(r",? at /\S+:\d+")
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Around the start of a context and its nodes: what ROS refuses of arguments and environment is told as our own.
+
+    Raises:
+        ConfigError: in place of ROS's errors, which would name places in its sources.
+    """
+    try:
+        yield
+    except rclpy_implementation.UnknownROSArgsError as reason:
+        raise ConfigError(f"arguments: ROS does not know {reason}") from reason
+    except (rclpy_implementation.RCLError, ParameterException) as reason:
+        told = _SOURCE_LINE.sub("", str(reason)).strip()
+        if "security libraries" in told:
+            told += "; the wheels of ROS 2 are built without them: source a distribution, or unset ROS_SECURITY_ENABLE"
+        raise ConfigError(f"ROS 2 did not start: {told}") from reason
+
+
+def _require_no_others(arguments: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` for arguments that are not for ROS, which nobody would read."""
+    if others := remove_ros_args(list(arguments))[1:]:
+        raise ConfigError(
+            f"arguments: got '{' '.join(others)}'; expected those of ROS only, after --ros-args"
+        )
+
+
 class Exit:
     """Asks the process of a node to end. Thread-safe."""
 
@@ -106,11 +139,13 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
     for number in _SIGNALS:
         signal.signal(number, lambda *_: leave.request())
     confined = confine(os.environ)
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
         try:
-            node = create(leave)
-        except (MaacError, ParameterException) as reason:
+            with starting():
+                rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+                _require_no_others(sys.argv if arguments is None else arguments)
+                node = create(leave)
+        except MaacError as reason:
             print(f"error: {reason}", file=sys.stderr)
             return 1
         if confined:

@@ -263,6 +263,9 @@ IMU_FAULTS = _faults(
     },
 )
 
+STATE_FAULTS = (*JOINT_FAULTS, *BASE_FAULTS, *IMU_FAULTS)
+"""Of all that tells the robot's state."""
+
 GOAL_FAULTS = _faults(
     "cmd_vel",
     {

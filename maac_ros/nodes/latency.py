@@ -2,7 +2,8 @@
 
 ``python -m maac_ros.nodes.latency BUNDLE --rate R --seconds S --out FILE.npz`` runs the policy node as a process of its
 own, without planning, and plays its robot: a state at each deadline of a steady clock, stamped when it is published. A
-command tells, in the label of its layout, which stamp it answers.
+command tells, in the label of its layout, which stamp it answers. With ``--swap-every S`` the node is meanwhile given
+another bundle every so often, in turn the same one again and one that is not there, which it must refuse.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import MaacError
@@ -24,22 +28,92 @@ from maac_ros.nodes.observer import START_SECONDS, NodesError, Probe, start_poli
 from maac_ros.observation import Vector
 
 
-def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vector, Vector, float]:
-    """Send N states and listen to the answers.
+@dataclass(frozen=True)
+class Measured:
+    """What N states came to.
+
+    Attributes:
+        taken_s: (N,) from before a state is published to after its answer is taken in; NaN where none came.
+        late_s: (N,) after its deadline that each state was published.
+        cpu_share: of one core that the node's process used meanwhile.
+        swapping: (N,) whether the node was loading a bundle when the state was published.
+        swaps: bundles that were taken.
+        refusals: bundles that were refused.
+    """
+
+    taken_s: Vector
+    late_s: Vector
+    cpu_share: float
+    swapping: NDArray[np.bool_]
+    swaps: int
+    refusals: int
+
+
+class _Swapper:
+    """Gives the policy node other bundles, in a thread of its own, from :meth:`start` to :meth:`close`.
+
+    Args:
+        bundle: that is taken each second time.
+        every_s: from one answer to the next request.
+    """
+
+    def __init__(self, bundle: Path, every_s: float) -> None:
+        self._probe = Probe("swapper")
+        from maac_ros.nodes.remote import Remote
+
+        self._remote = Remote(self._probe.node, "/policy_node", self._until)
+        self._bundle, self._every_s = bundle, every_s
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="swapper", daemon=True)
+        self.spans_s: list[tuple[float, float]] = []
+        """From each request to its answer, on the clock of ``time.perf_counter``; the first one is granted."""
+        self.failure: Exception | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(START_SECONDS)
+        self._probe.close()
+
+    def _run(self) -> None:
+        try:
+            self._remote.ready("reload")
+            while not self._ending.wait(self._every_s):
+                begun_s = time.perf_counter()
+                if len(self.spans_s) % 2:
+                    self._remote.refuses_bundle("/nowhere")
+                elif not self._remote.trigger("reload"):
+                    raise NodesError(f"bundle '{self._bundle}' was refused")
+                self.spans_s.append((begun_s, time.perf_counter()))
+        except Exception as reason:  # told where it is looked for: by the measuring thread
+            self.failure = reason
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        deadline_s = time.monotonic() + START_SECONDS
+        while not done():
+            if time.monotonic() > deadline_s:
+                raise NodesError(f"no {what} within {START_SECONDS:g} s")
+            self._probe.spin(0.02)
+
+
+def measure(
+    bundle: str, rate_hz: float, seconds: float, log: Path, swap_every_s: float | None = None
+) -> Measured:
+    """Send N = rate * seconds states and listen to the answers.
 
     Args:
         bundle: folder of the bundle, or the name of a shipped one.
         rate_hz: of the states.
-        seconds: N / rate.
+        seconds: how long.
         log: file for the output of the node.
-
-    Returns:
-        Times (N,) in s from before a state is published to after its answer is taken in, NaN where none came; how late
-        (N,) in s each state was published; and the share of one core that the node's process used meanwhile.
+        swap_every_s: from the answer to one bundle to the request for the next; None for none.
 
     Raises:
         BundleError: when the bundle cannot be used.
-        NodesError: when the node does not answer at all.
+        NodesError: when the node does not answer at all, refuses the bundle later, or takes one that is not there.
     """
     verified = load_bundle(bundle)
     probe = Probe("latency")
@@ -64,6 +138,7 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
     reader.subscribe(Float64MultiArray, "policy_controller/commands", take, profile(depth=100))
     state = resting_state(verified.task)
     robot = StandInRobot(probe.node, verified.task, lambda: state, rate_hz)
+    swapper = None if swap_every_s is None else _Swapper(verified.path, swap_every_s)
     reader.start()
     process = start_policy_node(log, bundle=str(verified.path), trigger="observation")
     try:
@@ -73,6 +148,8 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
                 raise NodesError(f"no command within {START_SECONDS:g} s; see {log}")
             robot.pump()
             time.sleep(0.001)
+        if swapper is not None:
+            swapper.start()
         count = round(rate_hz * seconds)
         late_s, stamps = np.empty(count), []
         used_s, begun_s = _cpu_s(process.pid), time.perf_counter()
@@ -89,14 +166,23 @@ def measure(bundle: str, rate_hz: float, seconds: float, log: Path) -> tuple[Vec
             time.sleep(0.01)
         share = (_cpu_s(process.pid) - used_s) / (time.perf_counter() - begun_s)
     finally:
+        if swapper is not None:
+            swapper.close()
         process.send_signal(signal.SIGINT)
         process.wait(15)
         reader.close()
         probe.close()
     if failures:
         raise NodesError(f"a command could not be read: {failures[0]}")
-    taken = [answered_s.get(stamp, np.nan) - sent_s[stamp] for stamp in stamps]
-    return np.array(taken), late_s, share
+    if swapper is not None and swapper.failure is not None:
+        raise NodesError(f"bundles could not be swapped: {swapper.failure}; see {log}")
+    sent = np.array([sent_s[stamp] for stamp in stamps])
+    taken = np.array([answered_s.get(stamp, np.nan) for stamp in stamps]) - sent
+    spans_s = swapper.spans_s if swapper is not None else []
+    swapping = np.zeros(count, dtype=bool)
+    for start_s, finish_s in spans_s:
+        swapping |= (start_s - 1.0 / rate_hz <= sent) & (sent <= finish_s)
+    return Measured(taken, late_s, share, swapping, -(-len(spans_s) // 2), len(spans_s) // 2)
 
 
 def _cpu_s(process: int) -> float:
@@ -115,15 +201,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", help="folder of the bundle, or the name of a shipped one")
     parser.add_argument("--rate", type=float, default=500.0, help="states a second")
     parser.add_argument("--seconds", type=float, default=600.0, help="how long")
+    parser.add_argument(
+        "--swap-every", type=float, help="seconds between two bundles; none without"
+    )
     parser.add_argument("--log", type=Path, default=Path("nodes.log"), help="output of the node")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     chosen = parser.parse_args(arguments)
     try:
-        taken_s, late_s, share = measure(chosen.bundle, chosen.rate, chosen.seconds, chosen.log)
+        measured = measure(
+            chosen.bundle, chosen.rate, chosen.seconds, chosen.log, chosen.swap_every
+        )
     except MaacError as reason:
         print(f"latency: {reason}", file=sys.stderr)
         return 2
-    np.savez(chosen.out, taken_s=taken_s, late_s=late_s, cpu_share=share)
+    np.savez(chosen.out, **vars(measured))
     return 0
 
 

@@ -22,7 +22,7 @@ from maac_ros.binding import Binding
 from maac_ros.check import AGE_PERIODS, Finding
 from maac_ros.errors import MaacError
 from maac_ros.nodes import messages
-from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, profile
+from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, profile, starting
 from maac_ros.nodes.reader import type_name
 from maac_ros.terms import Source
 
@@ -46,9 +46,10 @@ def listen(binding: Binding, seconds: float) -> list[Finding]:
     """Listen to the topics of ``binding`` for so long, and compare."""
     confine(os.environ)
     context = rclpy.Context()
-    rclpy.init(context=context)
-    try:
+    with starting():
+        rclpy.init(context=context)
         node = Node("maac_check", context=context)
+    try:
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         sources = {

@@ -45,9 +45,12 @@ class Probe:
         # rclpy reads the domain when it is imported, so isolate() must have come first.
         import rclpy
 
+        from maac_ros.nodes.common import starting
+
         self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node(name, context=self._context)
+        with starting():
+            rclpy.init(context=self._context)
+            self.node = rclpy.create_node(name, context=self._context)
         self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
 
@@ -113,10 +116,10 @@ class Observer:
         self, bundle: Path | str, task: Task, arguments: Mapping[str, object], log: Path
     ) -> None:
         self._probe = Probe("observer")
-        from rcl_interfaces.srv import SetParameters
         from std_msgs.msg import Float64, Float64MultiArray, String
 
         from maac_ros.nodes.common import LATCHED, profile
+        from maac_ros.nodes.remote import Remote
 
         log.parent.mkdir(parents=True, exist_ok=True)
         task_file = log.with_name("task.yaml")
@@ -140,8 +143,10 @@ class Observer:
             lambda m: self.rows.append(list(m.data)),
             profile(depth=1000),
         )
-        self._parameters = {
-            name: self._node.create_client(SetParameters, f"/{name}/set_parameters")
+        self._remotes = {
+            name: Remote(
+                self._node, f"/{name}", lambda done, what: self.until(done, what, START_SECONDS)
+            )
             for name in ("policy_node", "sim_node")
         }
 
@@ -172,15 +177,12 @@ class Observer:
         Raises:
             NodesError: when they do not come up.
         """
-        from std_srvs.srv import Trigger
-
         self.launch()
         self.until(lambda: bool(self.rows), "tick of the policy node", START_SECONDS)
         # The first ticks went by before this process was connected to everything.
-        reset = self._node.create_client(Trigger, "/sim_node/reset")
-        for client in (*self._parameters.values(), reset):
-            self.until(client.service_is_ready, f"service {client.srv_name}", START_SECONDS)
-        self._call(reset, Trigger.Request())
+        self._remotes["policy_node"].ready()
+        self._remotes["sim_node"].ready("reset")
+        self._remotes["sim_node"].trigger("reset")
 
     def set_parameter(self, node: str, name: str, value: bool | int | float | str) -> None:
         """Set a parameter of ``policy_node`` or ``sim_node``.
@@ -188,14 +190,8 @@ class Observer:
         Raises:
             NodesError: when the node refuses.
         """
-        from rcl_interfaces.srv import SetParameters
-        from rclpy.parameter import Parameter
-
-        request = SetParameters.Request()
-        request.parameters = [Parameter(name, value=value).to_parameter_msg()]
-        answer = self._call(self._parameters[node], request).results[0]
-        if not answer.successful:
-            raise NodesError(f"{node} refused {name}: {answer.reason}")
+        if reason := self._remotes[node].set(name, value):
+            raise NodesError(f"{node} refused {name}: {reason}")
 
     def until(self, done: Callable[[], bool], what: str, seconds: float) -> None:
         """Listen until ``done``.
@@ -221,8 +217,3 @@ class Observer:
         if time.monotonic() > deadline:
             raise NodesError(f"no {awaited} in time; see {self._log}")
         self._probe.spin(0.02)
-
-    def _call(self, client: Any, request: Any) -> Any:
-        future = client.call_async(request)
-        self.until(future.done, f"answer of {client.srv_name}", START_SECONDS)
-        return future.result()

@@ -93,12 +93,11 @@ class Soak:
 
     def __init__(self, bundle: Bundle, seed: int, log: Path) -> None:
         self._probe = Probe("soak")
-        from rcl_interfaces.srv import SetParameters
         from std_msgs.msg import Float64MultiArray
-        from std_srvs.srv import Trigger
 
         from maac_ros.nodes.common import profile
-        from maac_ros.nodes.faults import BASE_FAULTS, JOINT_FAULTS, StandInRobot
+        from maac_ros.nodes.faults import STATE_FAULTS, StandInRobot
+        from maac_ros.nodes.remote import Remote
         from maac_ros.nodes.simulated_robot import SimulatedRobot
         from maac_ros.simulation import Simulation
 
@@ -121,17 +120,13 @@ class Soak:
         node = self._probe.node
         self._robot = StandInRobot(node, bundle.task, self._move, RATE_HZ)
         sources = bundle.task.sources()
-        self._faults = [f for f in (*JOINT_FAULTS, *BASE_FAULTS) if f.source in sources]
+        self._faults = [fault for fault in STATE_FAULTS if fault.source in sources]
         for topic, take in (
             ("policy_controller/commands", self._on_command),
             ("/policy_node/telemetry", self._on_telemetry),
         ):
             node.create_subscription(Float64MultiArray, topic, take, profile(depth=1000))
-        self._set = node.create_client(SetParameters, "/policy_node/set_parameters")
-        self._triggers = {
-            name: node.create_client(Trigger, f"/policy_node/{name}")
-            for name in ("stop", "clear_stop", "reload")
-        }
+        self._remote = Remote(node, "/policy_node", self._until)
         self.report = Report()
         self._begun_s = time.monotonic()
 
@@ -214,22 +209,18 @@ class Soak:
         self._set_parameter("mpc.candidates", int(self._random.choice([0, 16, 64, 512])))
 
     def _bad_parameter(self) -> None:
-        if self._set_parameter("mpc.horizon", -3, refused=True):
+        if not self._remote.set("mpc.horizon", -3):
             raise NodesError("mpc.horizon = -3 was taken")
 
     def _reload(self) -> None:
-        self._set_parameter("bundle", str(self._bundle.path))
-        if not self._trigger("reload"):
+        if not self._remote.trigger("reload"):
             raise NodesError("the good bundle was refused")
 
     def _bad_reload(self) -> None:
-        self._set_parameter("bundle", "/nowhere")
-        if self._trigger("reload"):
-            raise NodesError("a bundle that is not there was taken")
-        self._set_parameter("bundle", str(self._bundle.path))
+        self._remote.refuses_bundle("/nowhere")
 
     def _press_stop(self) -> None:
-        if not self._trigger("stop"):
+        if not self._remote.trigger("stop"):
             raise NodesError("the stop was refused")
         self._demand_safe("stop", grace_s=0.3)
         self._spin_for(self._random.uniform(0.3, 1.5))
@@ -279,7 +270,7 @@ class Soak:
                 self._violate(f"not commanded again within {RECOVERY_S:g} s")
                 return
             if now_s >= clear_due_s:
-                self._trigger("clear_stop")
+                self._remote.trigger("clear_stop")
                 clear_due_s = now_s + 1.0
             self._spin()
 
@@ -328,27 +319,9 @@ class Soak:
         now_s = time.monotonic() - self._begun_s
         self.report.samples.append((now_s, mebibytes, threads, self._lives))
 
-    def _set_parameter(self, name: str, value: object, refused: bool = False) -> bool:
-        from rcl_interfaces.srv import SetParameters
-        from rclpy.parameter import Parameter
-
-        request = SetParameters.Request()
-        request.parameters = [Parameter(name, value=value).to_parameter_msg()]
-        result = self._call(self._set, request).results[0]
-        if not result.successful and not refused:
-            raise NodesError(f"{name} = {value!r} was refused: {result.reason}")
-        return bool(result.successful)
-
-    def _trigger(self, name: str) -> bool:
-        from std_srvs.srv import Trigger
-
-        return bool(self._call(self._triggers[name], Trigger.Request()).success)
-
-    def _call(self, client: Any, request: Any) -> Any:
-        self._until(client.service_is_ready, f"service {client.srv_name}")
-        future = client.call_async(request)
-        self._until(future.done, f"answer of {client.srv_name}")
-        return future.result()
+    def _set_parameter(self, name: str, value: bool | int | str) -> None:
+        if reason := self._remote.set(name, value):
+            raise NodesError(f"{name} = {value!r} was refused: {reason}")
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + START_SECONDS

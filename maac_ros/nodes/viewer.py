@@ -14,7 +14,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from maac_ros.binding import Binding, load_robot
 from maac_ros.errors import ConfigError
-from maac_ros.nodes.common import confine
+from maac_ros.nodes.common import confine, starting
 from maac_ros.nodes.shown_robot import ShownRobot
 from maac_ros.task import load_task
 
@@ -44,8 +44,9 @@ def view(arguments: Sequence[str]) -> int:
             "none"
         )
     confine(os.environ)
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = Node("viewer")
+    with starting():
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        node = Node("viewer")
     try:
         shown = ShownRobot(node, binding)
         _show(node, shown)

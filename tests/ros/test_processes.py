@@ -55,6 +55,43 @@ def test_bad_start_ends_with_1_and_a_reason(start, arguments, reason):
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--bundle", "hopper"], "arguments: got '--bundle hopper'; expected those of ROS only, after --ros-args"),
+        (["--ros-args", "-p", "use_mpc"], "parse parameter override rule: '-p use_mpc'"),
+        (["--ros-args", "--params-file", "/nowhere.yaml"], "parse params file: '--params-file /nowhere.yaml'"),
+        (["--ros-args", "-x"], "arguments: ROS does not know ['-x']"),
+    ],
+)  # fmt: skip
+def test_arguments_that_nobody_reads_are_refused(start, arguments, reason):
+    process = start("maac_ros.nodes.policy_node", *arguments)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert (
+        f"error: {reason}" in output
+        or f"error: ROS 2 did not start: failed to initialize rcl: Couldn't {reason}" in output
+    )
+    assert "Traceback" not in output
+
+
+def test_security_that_cannot_be_had_is_not_done_without(start, monkeypatch, tmp_path):
+    """A node whose enclave has no keys must not run unprotected."""
+    monkeypatch.setenv("ROS_SECURITY_KEYSTORE", str(tmp_path))
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    monkeypatch.setenv("ROS_SECURITY_STRATEGY", "Enforce")
+    arguments = ["--ros-args", "--enclave", "/maac/policy_node"]
+    for reason in (f"'{tmp_path}/enclaves/maac/policy_node' does not exist", "error creating node"):
+        process = start("maac_ros.nodes.policy_node", *arguments)
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert "error: ROS 2 did not start" in output
+        assert reason in output
+        assert "Traceback" not in output
+        # An enclave without keys: whether or not this ROS 2 has security, there is nothing to join with.
+        (tmp_path / "enclaves/maac/policy_node").mkdir(parents=True, exist_ok=True)
+
+
 def test_simulator_stops_on_a_signal_with_0(bench, start):
     process = start("maac_ros.nodes.sim_node", *parameters(mode="realtime"))
     bench.until(lambda: bench.probe.count_publishers("/joint_states"), "simulator")
