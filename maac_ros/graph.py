@@ -84,6 +84,7 @@ class NodeSpec:
         parameters: ROS parameters.
         remappings: ROS names, from and to.
         namespace: ROS namespace.
+        enclaves: under SROS 2, below which path its enclave is; empty for none of its own.
         ends_graph: when this process ends, the others are stopped.
         wanted: the process is left out where this is false, 0 or empty.
     """
@@ -92,6 +93,7 @@ class NodeSpec:
     parameters: Mapping[str, Value | Ref]
     remappings: Mapping[str, str | Ref] = field(default_factory=dict)
     namespace: str | Ref = ""
+    enclaves: str | Ref = Ref("enclaves")
     ends_graph: bool = False
     wanted: Value | Ref = True
 
@@ -108,12 +110,16 @@ class Graph:
 
 @dataclass(frozen=True)
 class ResolvedNode:
-    """A :class:`NodeSpec` with its arguments filled in. Its ROS name is that of the executable."""
+    """A :class:`NodeSpec` with its arguments filled in. Its ROS name is that of the executable.
+
+    ``enclave`` holds its keys under SROS 2; empty for none of its own.
+    """
 
     executable: str
     parameters: Mapping[str, Value]
     remappings: Mapping[str, str]
     namespace: str
+    enclave: str
     ends_graph: bool
 
 
@@ -138,12 +144,17 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> tuple[ResolvedNode, ...]:
     def fill(value: Value | Ref) -> Value:
         return values[value.name] if isinstance(value, Ref) else value
 
+    def enclave(node: NodeSpec) -> str:
+        folder = str(fill(node.enclaves)).rstrip("/")
+        return f"{folder}/{node.executable}" if folder else ""
+
     return tuple(
         ResolvedNode(
             executable=node.executable,
             parameters={key: fill(value) for key, value in node.parameters.items()},
             remappings={key: str(fill(value)) for key, value in node.remappings.items()},
             namespace=str(fill(node.namespace)),
+            enclave=enclave(node),
             ends_graph=node.ends_graph,
         )
         for node in graph.nodes
@@ -189,6 +200,11 @@ _RECORD = Argument(
 _CAMERA_HZ = Argument(
     "camera_hz", 0.0, "pictures a second of the robot on camera_node/image; 0 for none"
 )
+_ENCLAVES = Argument(
+    "enclaves",
+    "",
+    "under SROS 2, where the enclaves of the nodes are, such as /maac; empty for none",
+)
 _TRIGGERS = ("timer", "observation")
 
 SIM_TRAIN = Graph(
@@ -200,6 +216,7 @@ SIM_TRAIN = Graph(
         Argument("seed", 0, "seed of every random stream"),
         Argument("env_steps", 0, "environment steps in all; 0 for the preset's number"),
         Argument("run_dir", "", "folder for the run; empty for a new one below runs/"),
+        _ENCLAVES,
     ),
     nodes=(
         NodeSpec(
@@ -251,6 +268,7 @@ SIM_DEPLOY = Graph(
         Argument("stop_after_ms", 0.0, "a longer fault latches the stop, ms; 0 for never"),
         _RECORD,
         _CAMERA_HZ,
+        _ENCLAVES,
     ),
     nodes=(
         NodeSpec(
@@ -325,6 +343,7 @@ ROBOT = Graph(
             "use_sim_time", False, "time is that of /clock: a simulator stands in for the robot"
         ),
         Argument("namespace", "", "ROS namespace of the node"),
+        _ENCLAVES,
     ),
     nodes=(
         NodeSpec(

@@ -57,6 +57,7 @@ def _node(node: ResolvedNode) -> Node:
             }
         ],
         remappings=list(node.remappings.items()),
+        ros_arguments=["--enclave", node.enclave] if node.enclave else [],
         output="screen",
         on_exit=Shutdown() if node.ends_graph else _stop_on_failure,
     )

@@ -66,6 +66,7 @@ def _start(node: ResolvedNode, folder: Path) -> _Process:
     command += ["-r", f"__node:={node.executable}", "--params-file", str(parameters)]
     if node.namespace:
         command += ["-r", f"__ns:=/{node.namespace.strip('/')}"]
+    command += ["--enclave", node.enclave] if node.enclave else []
     for old, new in node.remappings.items():
         command += ["-r", f"{old}:={new}"] if old != new else []
     popen = subprocess.Popen(

@@ -17,7 +17,12 @@ BUNDLE = {"bundle": "runs/b"}
 def test_every_argument_is_described_and_used(graph):
     used = set()
     for node in graph.nodes:
-        values = [*node.parameters.values(), *node.remappings.values(), node.namespace]
+        values = [
+            *node.parameters.values(),
+            *node.remappings.values(),
+            node.namespace,
+            node.enclaves,
+        ]
         used |= {value.name for value in values if isinstance(value, Ref)}
     assert used == {argument.name for argument in graph.arguments}
     assert all(argument.description for argument in graph.arguments)
@@ -134,3 +139,9 @@ def test_process_that_does_not_listen_is_killed(monkeypatch, capsys):
     assert up._first_failure([process]) == 137
     assert "deaf still running: SIGTERM" in capsys.readouterr().err
     popen.stdin.close()
+
+
+def test_enclaves_are_named_as_their_nodes():
+    assert {node.enclave for node in resolve(SIM_DEPLOY, BUNDLE)} == {""}
+    nodes = resolve(SIM_DEPLOY, {**BUNDLE, "enclaves": "/maac/"})
+    assert [node.enclave for node in nodes] == ["/maac/sim_node", "/maac/policy_node"]
