@@ -113,6 +113,9 @@ class DynamicsEnsemble(nn.Module):
 
     residual_variance: Tensor
     _arrangement: Tensor
+    _gain: Tensor
+    _partner: Tensor
+    _partner_gain: Tensor
     _learned: Tensor
 
     def __init__(self, task: Task, observations: int, actions: int, config: ModelConfig) -> None:
@@ -128,9 +131,16 @@ class DynamicsEnsemble(nn.Module):
         # Of the following observation and what the step began with: what is recalled follows exactly.
         arrangement = np.arange(observations)
         arrangement[memory.entries] = observations + memory.sources
+        gain, partner = np.ones(observations, np.float32), np.arange(observations)
+        partner_gain = np.zeros(observations, np.float32)
+        gain[memory.entries], partner_gain[memory.entries] = memory.gain, memory.partner_gain
+        partner[memory.entries] = memory.entries[memory.partner]
+        self._turns = memory.turning
         learned = np.ones(observations + 1, np.float32)
         learned[memory.entries] = 0.0
         self.register_buffer("_arrangement", torch.from_numpy(arrangement), persistent=False)
+        for name, values in (("gain", gain), ("partner", partner), ("partner_gain", partner_gain)):
+            self.register_buffer(f"_{name}", torch.from_numpy(values), persistent=False)
         self.register_buffer("_learned", torch.from_numpy(learned), persistent=False)
         self.reward = RewardRule(task) if config.reward == "analytic" else None
         self.mirror = MirrorImage(task) if config.mirror and task.robot.mirror else None
@@ -196,7 +206,11 @@ class DynamicsEnsemble(nn.Module):
         """``following`` (..., O) with what it recalls of ``inputs`` (..., O + A), which led to it."""
         if not self.recalls:
             return following
-        return torch.cat((following, inputs), dim=-1).index_select(-1, self._arrangement)
+        arranged = torch.cat((following, inputs), dim=-1).index_select(-1, self._arrangement)
+        if not self._turns:
+            return arranged
+        partner = arranged.index_select(-1, self._partner)
+        return self._gain * arranged + self._partner_gain * partner
 
     def moments(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every member's next-observation mean and std (E, B, O), and reward mean and std (E, B).

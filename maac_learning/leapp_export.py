@@ -171,6 +171,10 @@ def _trace(leapp: Any, bundle: Bundle, inputs: list[_Group], outputs: list[_Grou
         scaling = ActionScaling(task)
         last = torch.cat((observation, scaling.to_action(command)), dim=-1)
         following = last.index_select(-1, torch.from_numpy(memory.sources))
+        if memory.turning:
+            partner = following.index_select(-1, torch.from_numpy(memory.partner))
+            gain, other = (torch.from_numpy(g).float() for g in (memory.gain, memory.partner_gain))
+            following = gain * following + other * partner
         leapp.annotate.update_state(NODE, {"begun": torch.ones_like(begun), "recalled": following})
     gear = torch.tensor([entry.gear for entry in actions])
     leapp.annotate.output_tensors(
@@ -208,7 +212,9 @@ def _first(task: Task, memory: Memory, inputs: list[_Group], measured: Tensor) -
     # Recalled entries follow from measured ones alone: those of the memory are never asked for here.
     blank = torch.zeros(1, len(memory.entries))
     now = torch.cat((measured, blank), dim=-1).index_select(-1, _arrangement(memory, inputs))
-    return torch.cat((now, told), dim=-1).index_select(-1, torch.from_numpy(memory.first))
+    first = torch.cat((now, told), dim=-1).index_select(-1, torch.from_numpy(memory.first))
+    start = torch.from_numpy(memory.start).float()
+    return torch.where(start.isnan(), first, start)
 
 
 def check_leapp(bundle: Bundle, description: Path) -> None:

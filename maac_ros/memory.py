@@ -1,13 +1,15 @@
-"""What an observation recalls: the last command, and what was observed in earlier control periods."""
+"""What an observation recalls: the last command, what was observed in earlier control periods, and a clock's phase."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maac_ros.action_terms import CommandRange
 from maac_ros.observation import Vector
-from maac_ros.observation_terms import LAST_COMMAND, earlier
+from maac_ros.observation_terms import LAST_COMMAND, PHASE, Phase, earlier
 from maac_ros.task import Task
 
 Indices = NDArray[np.intp]
@@ -23,6 +25,10 @@ class Memory:
         entries: (K,) where they are in the observation.
         sources: (K,) where each was one control period ago, in the last observation followed by the normalised command.
         first: (K,) where each begins, in the present observation followed by the normalised command.
+        start: (K,) what each begins with; NaN for what ``first`` says.
+        turning: whether something does more than move up in a control period.
+        gain, partner, partner_gain: (K,) what each is then: ``gain`` times what came from ``sources`` plus
+            ``partner_gain`` times what came so for its partner, another of the K.
     """
 
     def __init__(self, task: Task) -> None:
@@ -34,11 +40,26 @@ class Memory:
         }
         recalled = [entry.name for entry in entries if entry.source == "memory"]
         self.entries = np.array([now[name] for name in recalled], dtype=np.intp)
-        sources = [told[name] if name in told else now[earlier(name)] for name in recalled]
+        sources = [
+            now[name] if name in PHASE else told[name] if name in told else now[earlier(name)]
+            for name in recalled
+        ]
         self.sources = np.array(sources, dtype=np.intp)
         # At the beginning all earlier values are the present one.
         first = now | told
         self.first = np.array([first[name.partition("@")[0]] for name in recalled], dtype=np.intp)
+        self.start = np.full(len(recalled), np.nan)
+        self.gain, self.partner_gain = np.ones(len(recalled)), np.zeros(len(recalled))
+        self.partner = np.arange(len(recalled))
+        clock = next((term for term in task.observation if isinstance(term, Phase)), None)
+        self.turning = clock is not None
+        if clock is not None:
+            sine, cosine = (recalled.index(name) for name in PHASE)
+            angle = 2.0 * math.pi * task.control.period_s / clock.period_s
+            self.start[[sine, cosine]] = 0.0, 1.0
+            self.gain[[sine, cosine]] = math.cos(angle)
+            self.partner[[sine, cosine]] = cosine, sine
+            self.partner_gain[[sine, cosine]] = math.sin(angle), -math.sin(angle)
 
     def __bool__(self) -> bool:
         """Whether the task recalls anything."""
@@ -46,13 +67,21 @@ class Memory:
 
     def begin(self, observation: Vector, command: Vector) -> Vector:
         """``observation`` (O,) as the first one, ``command`` (A,), in command units, being in force until then."""
-        return self._filled(observation, observation, command, self.first)
+        recalled = self._gathered(observation, command, self.first)
+        return self._filled(observation, np.where(np.isnan(self.start), recalled, self.start))
 
     def go_on(self, observation: Vector, last: Vector, command: Vector) -> Vector:
         """``observation`` (O,) with what it recalls, a control period after ``last`` (O,) and ``command`` (A,)."""
-        return self._filled(observation, last, command, self.sources)
+        recalled = self._gathered(last, command, self.sources)
+        if self.turning:
+            recalled = self.gain * recalled + self.partner_gain * recalled[self.partner]
+        return self._filled(observation, recalled)
 
-    def _filled(self, observation: Vector, last: Vector, command: Vector, at: Indices) -> Vector:
+    def _gathered(self, observation: Vector, command: Vector, at: Indices) -> Vector:
+        numbers: Vector = np.concatenate((observation, self._range.normalized(command)))[at]
+        return numbers
+
+    def _filled(self, observation: Vector, recalled: Vector) -> Vector:
         filled = observation.copy()
-        filled[self.entries] = np.concatenate((last, self._range.normalized(command)))[at]
+        filled[self.entries] = recalled
         return filled

@@ -22,6 +22,9 @@ from maac_ros.terms import (
 LAST_COMMAND = "last_command"
 """What a joint was told, as an entry of the observation is named."""
 
+PHASE = ("phase/sin", "phase/cos")
+"""Entries of the clock that :class:`Phase` is."""
+
 TWIST_UNITS = {
     f"{kind}_{axis}": unit
     for kind, unit in (("linear", "m/s"), ("angular", "rad/s"))
@@ -90,6 +93,22 @@ class LastCommand(ObservedTerm):
             ObservationEntry(f"{joint}/{LAST_COMMAND}", "1", "memory", -1.0, 1.0)
             for joint in self.joints
         ]
+
+
+class Phase(ObservationBase):
+    """A clock that goes round once in ``period_s``, as the sine and cosine of its angle: the beat of a gait.
+
+    It begins at angle 0 with an episode, and with the policy on a robot. Under ``robot.mirror`` it is half a turn
+    ahead: what the left leg does at one angle the right one does there.
+    """
+
+    term: Literal["phase"]
+    period_s: float = Field(gt=0)
+    """Seconds; more than two control periods."""
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        """Sine and cosine."""
+        return [ObservationEntry(name, "1", "memory", -1.0, 1.0) for name in PHASE]
 
 
 class BaseTerm(ObservedTerm):
@@ -245,6 +264,7 @@ else:
         JointPosition,
         JointVelocity,
         LastCommand,
+        Phase,
         BasePosition,
         BaseOrientation,
         ProjectedGravity,

@@ -68,13 +68,16 @@ class Mirror(schema.Description):
     def image(self, entry: str) -> tuple[str, float]:
         """The entry whose value, times this sign, is that of ``entry`` in the mirror.
 
-        Entries are ``<joint>/<quantity>``, ``base/<component>`` and ``goal/<name>``, and the same of earlier periods.
+        Entries are ``<joint>/<quantity>``, ``base/<component>``, ``goal/<name>`` and ``phase/<part>``, and the same of
+        earlier periods.
         """
         owner, quantity = entry.split("/")
         component = quantity.partition("@")[0]
         partner = {a: b for pair in self.swap for a, b in (pair, pair[::-1])}
         if owner == "base":
             return entry, -1.0 if component in _TURNED_BASE_COMPONENTS else 1.0
+        if owner == "phase":
+            return entry, -1.0  # half a turn ahead
         if owner == "goal":
             turned = quantity in self.flip or quantity in _TURNED_GOALS
             return f"goal/{partner.get(quantity, quantity)}", -1.0 if turned else 1.0

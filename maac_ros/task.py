@@ -23,6 +23,7 @@ from maac_ros.observation_terms import (
     InertialTerm,
     LastCommand,
     ObservationTerm,
+    Phase,
     all_entries,
 )
 from maac_ros.resources import named_file
@@ -124,6 +125,11 @@ class Task(schema.Description):
                 raise ValueError(
                     f"observation.{position}.joints: '{idle[0]}' is not commanded; expected some of: "
                     + ", ".join(sorted(told))
+                )
+            if isinstance(term, Phase) and not term.period_s > 2 * self.control.period_s:
+                raise ValueError(
+                    f"observation.{position}.period_s: got {term.period_s:g}; expected more than two control periods, "
+                    f"{2 * self.control.period_s:g} s"
                 )
         if sum(isinstance(term, Goal) for term in self.observation) > 1:
             raise ValueError("observation: 'goal' is listed more than once; expected one goal term")
