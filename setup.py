@@ -64,6 +64,8 @@ setup(
         *share("config", "*.yaml"),
         *share("config/sros2", "*.xml"),
         *share("config/foxglove", "*.json"),
+        *share("config/plotjuggler", "*.xml"),
+        *share("config/rviz", "*.rviz"),
         *share("bundles", "*"),
         *share("sim", "*"),
         *executables(),

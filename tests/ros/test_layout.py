@@ -1,15 +1,21 @@
-"""The Foxglove layout shows topics and services that there are, and telemetry under its own names."""
+"""The layouts for Foxglove, PlotJuggler and RViz show topics and services that there are, and telemetry by its name."""
 
 import json
 import re
+from xml.etree import ElementTree
 
+import yaml
+
+from maac_ros.binding import ODOM_FRAME
 from maac_ros.nodes.camera_node import CameraNode
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.resources import share_directory
+from maac_ros.task import load_task
 
-LAYOUT = json.loads(
-    (share_directory() / "config" / "foxglove" / "maac_ros.json").read_text(encoding="utf-8")
-)
+CONFIG = share_directory() / "config"
+LAYOUT = json.loads((CONFIG / "foxglove/maac_ros.json").read_text(encoding="utf-8"))
+PLOTS = ElementTree.parse(CONFIG / "plotjuggler/maac_ros.xml").getroot()
+SCENE = yaml.safe_load((CONFIG / "rviz/maac_ros.rviz").read_text(encoding="utf-8"))
 PANELS = LAYOUT["configById"]
 
 
@@ -37,6 +43,7 @@ def test_topics_and_services_are_those_of_the_nodes(bench, untrained_bundle):
         panel["imageMode"]["imageTopic"] for panel in PANELS.values() if "imageMode" in panel
     }
     services = {panel["serviceName"] for panel in PANELS.values() if "serviceName" in panel}
+    topics |= {topic.get("name") for topic in PLOTS.iter("topic")}
     assert len(topics) > 4
     assert len(services) == 2
     bench.until(lambda: all(bench.probe.count_publishers(topic) for topic in topics), "topics")
@@ -63,3 +70,37 @@ def test_columns_of_telemetry_are_the_ones_that_are_named():
         "one-step residual": "residual",
         "share beyond the limits": "exceedance",
     }
+
+
+def test_plots_are_of_subscribed_topics_and_of_values_that_they_have():
+    topics = [topic.get("name") for topic in PLOTS.iter("topic")]
+    curves = [curve.get("name") for curve in PLOTS.iter("curve")]
+    assert len(set(curves)) == len(curves) > 10
+    joints = set(load_task("hopper").robot.joints)
+    for curve in curves:
+        (topic,) = [topic for topic in topics if curve.startswith(f"{topic}/")]
+        if topic == "/joint_states":
+            joint, quantity = curve.removeprefix("/joint_states/").split("/")
+            assert joint in joints
+            assert quantity in {"position", "velocity"}
+    columns = {}
+    for area in PLOTS.iter("DockArea"):
+        for curve in area.iter("curve"):
+            if found := re.fullmatch(r"/policy_node/telemetry/data\[(\d+)\]", curve.get("name")):
+                columns[COLUMNS[int(found[1])]] = area.get("name")
+    assert set(columns) == set(COLUMNS) - {"stamp_s"}
+    assert columns["mode"] == "mode: " + ", ".join(
+        f"{i} {mode.replace('mpc', 'MPC')}" for i, mode in enumerate(MODES)
+    )
+    assert columns["missed"] == "missed deadlines"
+    assert columns["residual"] == "disagreement, one-step residual, share beyond the limits"
+
+
+def test_scene_is_in_the_odometrys_frame_and_of_topics_that_there_are(bench):
+    bench.simulator(task="ant")
+    bench.add(CameraNode, task="ant")
+    manager = SCENE["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == ODOM_FRAME
+    topics = {shown["Topic"]["Value"] for shown in manager["Displays"] if "Topic" in shown}
+    assert len(topics) == 2
+    bench.until(lambda: all(bench.probe.count_publishers(topic) for topic in topics), "topics")
