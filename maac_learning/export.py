@@ -28,6 +28,7 @@ from maac_ros.bundle import (
     observation_fields,
     write_bundle,
 )
+from maac_ros.command_range import CommandRange
 from maac_ros.inference import Array, Signature, bundle_signatures
 from maac_ros.provenance import git_revision
 from maac_ros.task import Task
@@ -39,23 +40,49 @@ _ANY_SIZE = 1 << 40
 
 
 class ActionScaling(nn.Module):
-    """Between normalised actions in [-1, 1] and commands within the task's limits."""
+    """Between normalised actions in [-1, 1] and commands within the task's limits.
+
+    Observations are (..., O), actions and commands (..., A), of the same leading axes.
+    """
 
     half_range: Tensor
     middle: Tensor
+    _low: Tensor
+    _high: Tensor
+    _middle_from: Tensor
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        low = torch.tensor([entry.low for entry in task.action_entries()])
-        high = torch.tensor([entry.high for entry in task.action_entries()])
-        self.register_buffer("half_range", 0.5 * (high - low))
-        self.register_buffer("middle", 0.5 * (high + low))
+        commands, observations = CommandRange(task), len(task.observation_entries())
+        half_range, middle = (commands.high - commands.low) / 2, (commands.high + commands.low) / 2
+        half_range[commands.stepped] = commands.step
+        # Of the observation followed by the middles of the limits: position steps set out from the joint.
+        middle_from = observations + np.arange(len(commands.entries))
+        middle_from[commands.stepped] = commands.origin
+        self._steps = bool(commands.stepped.size)
+        for name, values in (
+            ("half_range", half_range),
+            ("middle", middle),
+            ("_low", commands.low),
+            ("_high", commands.high),
+        ):
+            self.register_buffer(name, torch.from_numpy(values).float())
+        self.register_buffer("_middle_from", torch.from_numpy(middle_from))
 
-    def to_command(self, action: Tensor) -> Tensor:
-        return self.middle + self.half_range * action
+    def to_command(self, action: Tensor, observation: Tensor) -> Tensor:
+        command = self._middle(observation) + self.half_range * action
+        return torch.clamp(command, self._low, self._high) if self._steps else command
 
-    def to_action(self, command: Tensor) -> Tensor:
-        return (command - self.middle) / self.half_range
+    def to_action(self, command: Tensor, observation: Tensor) -> Tensor:
+        action = (command - self._middle(observation)) / self.half_range
+        # A plan may ask for more than a step.
+        return action.clamp(-1.0, 1.0) if self._steps else action
+
+    def _middle(self, observation: Tensor) -> Tensor:
+        if not self._steps:
+            return self.middle
+        middle = self.middle.expand(*observation.shape[:-1], -1)
+        return torch.cat((observation, middle), dim=-1).index_select(-1, self._middle_from)
 
 
 class PolicyGraph(nn.Module):
@@ -70,7 +97,7 @@ class PolicyGraph(nn.Module):
         action = torch.tanh(mean)
         # First order: the slope of tanh at the mean carries the spread through the squashing.
         std = self.scaling.half_range * (1.0 - action * action) * log_std.exp()
-        return self.scaling.to_command(action), std
+        return self.scaling.to_command(action, observation), std
 
 
 class ModelGraph(nn.Module):
@@ -81,7 +108,8 @@ class ModelGraph(nn.Module):
         self.model, self.scaling = model, scaling
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, std, reward, _ = self.model.moments(observation, self.scaling.to_action(action))
+        action = self.scaling.to_action(action, observation)
+        mean, std, reward, _ = self.model.moments(observation, action)
         return mean, std, reward, self.model.termination(mean)
 
 
@@ -93,7 +121,8 @@ class StepGraph(nn.Module):
         self.model, self.scaling = model, scaling
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, _, reward, _ = self.model.moments(observation, self.scaling.to_action(action))
+        action = self.scaling.to_action(action, observation)
+        mean, _, reward, _ = self.model.moments(observation, action)
         return mean, reward, 1.0 - self.model.termination(mean)
 
 
@@ -105,7 +134,7 @@ class ValueGraph(nn.Module):
         self.critics, self.scaling = critics, scaling
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        values: Tensor = self.critics(observation, self.scaling.to_action(action))
+        values: Tensor = self.critics(observation, self.scaling.to_action(action, observation))
         return values
 
 
@@ -219,9 +248,10 @@ def _golden_inputs(task: Task, observations: Tensor, seed: int) -> dict[str, Ten
     rows = torch.randint(len(observations), (GOLDEN_ROWS,), generator=generator)
     actions = len(task.action_entries())
     normalized = 2.0 * torch.rand(GOLDEN_ROWS, actions, generator=generator) - 1.0
+    observation = observations[rows].float()
     return {
-        "observation": observations[rows].float(),
-        "action": ActionScaling(task).to_command(normalized),
+        "observation": observation,
+        "action": ActionScaling(task).to_command(normalized, observation),
     }
 
 

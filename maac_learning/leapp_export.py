@@ -169,7 +169,7 @@ def _trace(leapp: Any, bundle: Bundle, inputs: list[_Group], outputs: list[_Grou
     command = torch_policy(bundle)(observation)[0]
     if memory:
         scaling = ActionScaling(task)
-        last = torch.cat((observation, scaling.to_action(command)), dim=-1)
+        last = torch.cat((observation, scaling.to_action(command, observation)), dim=-1)
         following = last.index_select(-1, torch.from_numpy(memory.sources))
         if memory.turning:
             partner = following.index_select(-1, torch.from_numpy(memory.partner))
@@ -208,10 +208,11 @@ def _first(task: Task, memory: Memory, inputs: list[_Group], measured: Tensor) -
             f"--leapp: task '{task.name}' recalls commands of joints that are told positions; before the first one "
             "there is none that LEAPP could begin with"
         )
-    told = ActionScaling(task).to_action(torch.from_numpy(np.nan_to_num(safe)).float()[None])
     # Recalled entries follow from measured ones alone: those of the memory are never asked for here.
     blank = torch.zeros(1, len(memory.entries))
     now = torch.cat((measured, blank), dim=-1).index_select(-1, _arrangement(memory, inputs))
+    begun = torch.from_numpy(np.nan_to_num(safe)).float()[None]
+    told = ActionScaling(task).to_action(begun, now)
     first = torch.cat((now, told), dim=-1).index_select(-1, torch.from_numpy(memory.first))
     start = torch.from_numpy(memory.start).float()
     return torch.where(start.isnan(), first, start)

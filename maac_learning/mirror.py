@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maac_ros.command_range import CommandRange
 from maac_ros.conditions import Randomization
 from maac_ros.errors import TaskError
 from maac_ros.memory import Memory
@@ -72,9 +73,8 @@ def check_mirror(task: Task, seed: int = 0) -> None:
     goals = len(task.goal.ranges) if task.goal else 0
     recalled = len(Memory(task).entries)
     state_from, state_sign = _image(mirror, names)
-    actions = task.action_entries()
-    action_from, action_sign = _image(mirror, [entry.name for entry in actions])
-    low, high = np.array([a.low for a in actions]), np.array([a.high for a in actions])
+    commands = CommandRange(task)
+    action_from, action_sign = _image(mirror, [entry.name for entry in commands.entries])
     random = np.random.default_rng(seed)
     robot, image = Simulation(task), Simulation(task)
     builder = ObservationBuilder(task)
@@ -83,12 +83,12 @@ def check_mirror(task: Task, seed: int = 0) -> None:
     image.reset(seed)
     for _ in range(_TRIALS):
         for _ in range(10):
-            outcome = robot.step(random.uniform(low, high))
+            outcome = robot.step(random.uniform(commands.low, commands.high))
             state = robot.reset() if outcome.done else outcome.state
         # Placed too, so that neither solver has a warm start.
         robot.place(state)
         image.place(RobotState.from_flat(state.flat()[state_from] * state_sign, goals, recalled))
-        command = random.uniform(low, high)
+        command = random.uniform(commands.low, commands.high)
         ours, theirs = robot.step(command), image.step(command[action_from] * action_sign)
         expected = RobotState.from_flat(ours.state.flat()[state_from] * state_sign, goals, recalled)
         rows.append(np.append(builder.build(expected), ours.reward))

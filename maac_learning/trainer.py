@@ -30,6 +30,7 @@ from maac_learning.replay import TransitionBuffer, Transitions, joined
 from maac_learning.runlog import Row, RunLog, rows_from_tensors, rows_to_tensors
 from maac_ros import schema
 from maac_ros.bundle import Bundle
+from maac_ros.command_range import CommandRange
 from maac_ros.conditions import Conditions
 from maac_ros.errors import CheckpointError, ConfigError, TrainingError
 from maac_ros.observation import Vector
@@ -70,9 +71,8 @@ class Trainer:
         self.task = load_task(kept if resume and kept.exists() else config.task)
         self._env = TaskEnv(self.task)
         self._scaling = ActionScaling(self.task)
-        entries = self.task.action_entries()
-        self._limits = np.array([e.low for e in entries]), np.array([e.high for e in entries])
-        observations, actions = len(self._env.builder.entries), len(self._limits[0])
+        self._commands = CommandRange(self.task)
+        observations, actions = len(self._env.builder.entries), len(self._commands.entries)
         if not resume:
             preflight.prepare_run_dir(run_dir, CONFIG_FILE)
             preflight.check_sizes(config, run_dir, observations, actions, self.device)
@@ -282,7 +282,9 @@ class Trainer:
             action = self._agent.policy.sample(observation[None], noise)[0].cpu()
         # MuJoCo would silently take zero for what is not finite.
         self._watch.require_finite_tensors(self._env_steps, {"the policy's action": action})
-        following, reward, terminated, truncated, _ = self._env.step(self.command(action)[0])
+        following, reward, terminated, truncated, _ = self._env.step(
+            self.command(action, observation[None])[0]
+        )
         health.require_finite_transition(self._env_steps, self._env.builder, following, reward)
         transition = Transitions(
             observation[None],
@@ -301,10 +303,10 @@ class Trainer:
             following, _ = self._env.reset()
         self._observation: Vector = following
 
-    def command(self, action: Tensor) -> Vector:
-        """Normalised actions (B, A) to commands within the limits."""
-        command = self._scaling.to_command(action.cpu()).numpy().astype(np.float64)
-        return np.clip(command, *self._limits)
+    def command(self, action: Tensor, observation: Tensor) -> Vector:
+        """Normalised actions (B, A) for observations (B, O) to commands within the limits."""
+        command = self._scaling.to_command(action.cpu(), observation.cpu())
+        return np.clip(command.numpy().astype(np.float64), self._commands.low, self._commands.high)
 
     @timed("fit")
     def _fit_model(self) -> None:
@@ -384,7 +386,7 @@ class Trainer:
 
         def commands(observations: Vector) -> Vector:
             batch = torch.as_tensor(observations, dtype=torch.float32)
-            return self.command(self._agent.averaged_policy.act(batch.to(self.device)))
+            return self.command(self._agent.averaged_policy.act(batch.to(self.device)), batch)
 
         return evaluate(self._evaluators, self._env.builder, commands)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from maac_ros import schema
@@ -53,6 +51,7 @@ class ActionEntry:
         safe: what is commanded when the policy must not act; None where the joint holds its position.
         gear: N or N·m for a command of 1; 1 where the command is no effort.
         impedance: of the safe command; without one that is ``safe``.
+        step: how far from the joint's position a target may be, in its unit; None for anywhere within the limits.
     """
 
     name: str
@@ -64,28 +63,7 @@ class ActionEntry:
     safe: float | None
     gear: float = 1.0
     impedance: SafeImpedance | None = None
-
-
-class CommandRange:
-    """The limits of a command.
-
-    Args:
-        entries: of the command.
-
-    Attributes:
-        low, high: (A,) in command units.
-    """
-
-    def __init__(self, entries: Sequence[ActionEntry]) -> None:
-        self.entries = tuple(entries)
-        self.low = np.array([entry.low for entry in entries])
-        self.high = np.array([entry.high for entry in entries])
-
-    def normalized(self, command: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``command`` (A,), within the limits, from -1 at the low ones to 1 at the high ones."""
-        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
-        normalized: NDArray[np.float64] = (np.clip(command, self.low, self.high) - middle) / half
-        return normalized
+    step: float | None = None
 
 
 class _ActionTerm(schema.Description):
@@ -199,6 +177,40 @@ class PositionTarget(_TargetTerm):
         return self._entries(robot, "", None)
 
 
+def _numbers(steps: Any) -> Any:
+    """A number as a list of one; anything else as it is."""
+    return [steps] if isinstance(steps, int | float) else steps
+
+
+class PositionStep(_TargetTerm):
+    """Joint positions to be reached, m or rad, each at most a ``step`` from where the joint is observed to be.
+
+    The policy says how far to go from there: -1 a step back, 1 a step ahead. What is commanded is the position, so that
+    controllers, limits and the safe command are those of a ``position`` term. The observation must have the joints'
+    positions, unclipped.
+    """
+
+    term: Literal["position_step"]
+    step: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_numbers)]
+    """Largest step, in the joint's unit: one number for all joints, or one for each."""
+    _quantity = "position"
+
+    @model_validator(mode="after")
+    def _one_step_each(self) -> PositionStep:
+        if len(self.step) not in (1, len(self.joints)):
+            raise ValueError(
+                f"step: got {len(self.step)} numbers; expected one for each of {len(self.joints)} joints, or one for "
+                "all"
+            )
+        return self
+
+    def entries(self, robot: Robot) -> list[ActionEntry]:
+        """One for each joint."""
+        steps = self.step if len(self.step) > 1 else self.step * len(self.joints)
+        targets = self._entries(robot, "", None)
+        return [replace(entry, step=step) for entry, step in zip(targets, steps, strict=True)]
+
+
 class VelocityTarget(_TargetTerm):
     """Joint velocities to be reached, m/s or rad/s."""
 
@@ -217,7 +229,9 @@ class VelocityTarget(_TargetTerm):
         return self._entries(robot, "/s", self.safe)
 
 
-ActionTerm = Annotated[Effort | PositionTarget | VelocityTarget, Field(discriminator="term")]
+ActionTerm = Annotated[
+    Effort | PositionTarget | PositionStep | VelocityTarget, Field(discriminator="term")
+]
 
 
 def _require_within(safe: float, limits: Iterable[tuple[float, float]]) -> None:

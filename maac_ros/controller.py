@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from maac_ros.bundle import Bundle
+from maac_ros.command_range import CommandRange
 from maac_ros.errors import ObservationError
 from maac_ros.inference import Array
 from maac_ros.memory import FORGET_S, Memory
@@ -151,9 +152,7 @@ class Controller:
         self.builder = ObservationBuilder(bundle.task)
         self.seed = seed
         self._clock = clock
-        action = bundle.manifest.action
-        self._low = np.array([a.low for a in action])
-        self._high = np.array([a.high for a in action])
+        self._range = CommandRange(bundle.task)
         self.safe = SafeCommand(bundle.task)
         self._memory = Memory(bundle.task)
         self._joints: JointReading | None = None
@@ -370,7 +369,7 @@ class Controller:
                 self.statistics.fallbacks["model"] += 1
                 command = replace(command, reason=doubt)
             self._answered = usable
-            return self._limit(command, settings, stamp_s)
+            return self._limit(command, settings, stamp_s, usable)
         except ObservationError as reason:
             return self._safe(str(reason), "observation")
         except Exception as reason:  # whatever fails inside, the robot must get a command
@@ -434,7 +433,11 @@ class Controller:
         return Command(plan.actions[0].astype(np.float64), Mode.MPC, plan=plan)
 
     def _limit(
-        self, command: Command, settings: ControllerSettings, stamp_s: float | None
+        self,
+        command: Command,
+        settings: ControllerSettings,
+        stamp_s: float | None,
+        observation: Array,
     ) -> Command:
         """Move over to the policy's command, limit its change against the one before, and clip it to the limits."""
         if not np.isfinite(command.values).all():
@@ -451,7 +454,7 @@ class Controller:
         step = settings.action_rate_limit * elapsed_s
         previous = self._or_where_it_is(self._previous, values)
         values = np.clip(values, previous - step, previous + step)
-        values = np.clip(values, self._low, self._high)
+        values = np.clip(values, *self._range.limits(observation))
         return Command(values, command.mode, command.reason, command.plan)
 
     def _elapsed_s(self, stamp_s: float | None) -> float:

@@ -281,7 +281,7 @@ class _Rule(NamedTuple):
 _ONE = (
     "Abs Exp Floor HardSwish Identity Log Neg Not Reciprocal Relu Round Sigmoid Softplus Sqrt Tanh"
 )
-_TWO = "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Mul Or Pow Sub Xor"
+_TWO = "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Or Pow Sub Xor"
 _MANY_TO_ONE = "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum"
 
 RULES: Mapping[str, _Rule] = {

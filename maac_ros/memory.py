@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from maac_ros.action_terms import CommandRange
+from maac_ros.command_range import CommandRange
 from maac_ros.observation import Vector
 from maac_ros.observation_terms import LAST_COMMAND, PHASE, Phase, earlier
 from maac_ros.task import Task
@@ -33,7 +33,7 @@ class Memory:
 
     def __init__(self, task: Task) -> None:
         entries = task.observation_entries()
-        self._range = CommandRange(task.action_entries())
+        self._range = CommandRange(task)
         now = {entry.name: i for i, entry in enumerate(entries)}
         told = {
             f"{a.joint}/{LAST_COMMAND}": len(now) + i for i, a in enumerate(self._range.entries)
@@ -78,7 +78,8 @@ class Memory:
         return self._filled(observation, recalled)
 
     def _gathered(self, observation: Vector, command: Vector, at: Indices) -> Vector:
-        numbers: Vector = np.concatenate((observation, self._range.normalized(command)))[at]
+        told = self._range.normalized(command, observation)
+        numbers: Vector = np.concatenate((observation, told))[at]
         return numbers
 
     def _filled(self, observation: Vector, recalled: Vector) -> Vector:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maac_ros.bundle import Bundle
+from maac_ros.command_range import CommandRange
 from maac_ros.inference import Array
 from maac_ros.rollouts import ModelRollouts, Share
 from maac_ros.task import PlannerSettings
@@ -70,11 +71,12 @@ class CemPlanner:
         self._bits = np.random.PCG64(seed)
         self._stream_start, self._plans = self._bits.state, 0
         self._random = np.random.Generator(self._bits)
-        low = np.array([a.low for a in bundle.manifest.action], dtype=np.float32)
-        high = np.array([a.high for a in bundle.manifest.action], dtype=np.float32)
+        commands = CommandRange(bundle.task)
+        low, high = commands.low.astype(np.float32), commands.high.astype(np.float32)
         self._low, self._high = low, high
         self._observations = len(bundle.manifest.observation)
         self._min_std = MIN_STD * (high - low) / 2
+        self._min_std[commands.stepped] = MIN_STD * commands.step
         self._rollouts = ModelRollouts(bundle, settings, self._random, threads)
         count = self._rollouts.candidates
         self._elites = max(2, round(settings.elite_fraction * count))

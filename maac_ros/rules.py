@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maac_ros.action_terms import CommandRange
+from maac_ros.command_range import CommandRange
 from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.task import Task
 from maac_ros.terms import Transition
@@ -16,7 +16,7 @@ class Rules:
         self._index = {entry.name: i for i, entry in enumerate(self._builder.entries)}
         self._reward = task.reward
         self._termination = task.termination
-        self._range = CommandRange(task.action_entries())
+        self._range = CommandRange(task)
 
     def judge(self, before: RobotState, command: Vector, after: RobotState) -> tuple[float, bool]:
         """Reward and termination of the step from ``before`` to ``after`` under ``command`` (A,), in command units."""
@@ -25,10 +25,11 @@ class Rules:
             not _within(following[self._index[rule.entry]], rule.min, rule.max)
             for rule in self._termination
         )
+        observation = self._builder.build(before)
         step = Transition(
             self._index,
-            self._builder.build(before),
-            self._range.normalized(command),
+            observation,
+            self._range.normalized(command, observation),
             following,
             float(terminated),
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from maac_ros import schema
 from maac_ros.action_terms import ActionEntry, Quantity
+from maac_ros.command_range import CommandRange
 from maac_ros.conditions import Conditions
 from maac_ros.errors import ConfigError, TaskError
 from maac_ros.memory import Memory
@@ -402,17 +403,13 @@ class TaskEnv(gymnasium.Env[Vector, Vector]):
         self.simulation = Simulation(task, render_mode)
         self.render_mode = render_mode
         self.builder = ObservationBuilder(task)
-        entries, actions = self.builder.entries, task.action_entries()
+        entries, commands = self.builder.entries, CommandRange(task)
         self.observation_space = gymnasium.spaces.Box(
             np.array([e.low for e in entries]),
             np.array([e.high for e in entries]),
             dtype=np.float64,
         )
-        self.action_space = gymnasium.spaces.Box(
-            np.array([a.low for a in actions]),
-            np.array([a.high for a in actions]),
-            dtype=np.float64,
-        )
+        self.action_space = gymnasium.spaces.Box(commands.low, commands.high, dtype=np.float64)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -6,6 +6,7 @@ so the two cannot disagree.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from maac_ros import schema
-from maac_ros.action_terms import ActionEntry, ActionTerm
+from maac_ros.action_terms import ActionEntry, ActionTerm, PositionStep
 from maac_ros.errors import TaskError
 from maac_ros.observation_terms import (
     BaseTerm,
@@ -131,6 +132,21 @@ class Task(schema.Description):
                     f"observation.{position}.period_s: got {term.period_s:g}; expected more than two control periods, "
                     f"{2 * self.control.period_s:g} s"
                 )
+        stepped = {
+            joint for term in self.action if isinstance(term, PositionStep) for joint in term.joints
+        }
+        known_free = {e.name for e in self.observation_entries() if math.isinf(e.high - e.low)}
+        for position, term in enumerate(self.observation):
+            if isinstance(term, LastCommand) and (both := stepped & set(term.joints)):
+                raise ValueError(
+                    f"observation.{position}.joints: the commands of '{min(both)}' are position steps, which are not "
+                    "recalled"
+                )
+        for joint in sorted(stepped):
+            if f"{joint}/position" not in known_free:
+                raise ValueError(
+                    f"action: a position step of '{joint}' needs its position in the observation, without clip"
+                )
         if sum(isinstance(term, Goal) for term in self.observation) > 1:
             raise ValueError("observation: 'goal' is listed more than once; expected one goal term")
         entries = [entry.name for entry in self.observation_entries()]
@@ -188,6 +204,10 @@ class Task(schema.Description):
                     )
         for name, action in driven.items():
             image, _ = mirror.image(name)
+            if action.step != driven[image].step:
+                raise ValueError(
+                    f"robot.mirror: the position steps of '{name}' and its mirror image '{image}' differ"
+                )
             if action.gear != driven[image].gear:
                 raise ValueError(
                     f"robot.mirror: '{name}' has a gear of {action.gear:g}, its mirror image '{image}' one of "

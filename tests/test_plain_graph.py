@@ -416,6 +416,8 @@ WRITTEN = {
     "Unsqueeze": (node("Unsqueeze", ["x", "a"]), {"a": integers(3, 0)}),
     "ReduceSum": (node("ReduceSum", ["b", "a"]), {"a": integers(0, -1)}),
     "ReduceMax": (node("ReduceMax", ["b", "a"], keepdims=0), {"a": integers(0)}),
+    "Max": (node("Max", ["x", "w"]), {"w": floats(4)}),
+    "Min": (node("Min", ["x", "u"]), {}),
     "Gemm": (node("Gemm", ["x", "w", "v"], transB=1), {"w": floats(7, 4), "v": floats(7)}),
     "Gemm of columns": (node("Gemm", ["x", "x"], transA=1), {}),
     "LayerNormalization": (node("LayerNormalization", ["b", "w", "w"], axis=-1), {"w": floats(4)}),

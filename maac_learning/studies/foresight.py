@@ -134,7 +134,7 @@ def _play(trainer: Trainer, seed: int, steps: int, generator: torch.Generator) -
     while len(rewards) < steps:
         state = torch.as_tensor(observation, dtype=torch.float32, device=trainer.device)[None]
         noise = torch.randn(1, policy.actions, generator=generator).to(trainer.device)
-        command = trainer.command(policy.sample(state, noise)[0])[0]
+        command = trainer.command(policy.sample(state, noise)[0], state)[0]
         observation, reward, terminated, truncated, _ = env.step(command)
         observations.append(observation)
         rewards.append(reward)
