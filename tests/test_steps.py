@@ -11,7 +11,6 @@ from maac_learning.config import load_train_config
 from maac_learning.export import ActionScaling, export_untrained_bundle
 from maac_learning.leapp_export import export_leapp
 from maac_learning.trainer import Trainer
-from maac_ros.bundle import load_bundle
 from maac_ros.command_range import CommandRange
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.errors import TaskError
@@ -160,7 +159,7 @@ def test_it_is_learned_through_the_steps(tmp_path):
     assert len(targets) == 120
     assert (np.clip(before - STEP, low, high) - 1e-6 <= targets).all()
     assert (targets <= np.clip(before + STEP, low, high) + 1e-6).all()
-    assert load_bundle(tmp_path / "run" / "bundle").task.action[1].term == "position_step"
+    assert trainer.export_bundle().task.action[1].term == "position_step"
 
 
 def beheaded(task):
