@@ -269,9 +269,14 @@ def write_bundle(
 
 def manifest_yaml(manifest: Manifest) -> str:
     """``manifest`` as the YAML text of ``bundle.yaml``."""
-    return yaml.safe_dump(
-        manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    text: str = yaml.dump(
+        manifest.model_dump(mode="json"),
+        Dumper=yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
     )
+    return text
 
 
 def _load_manifest(folder: Path) -> Manifest:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from maac_ros.background import breathe
 from maac_ros.bundle import Bundle
 from maac_ros.command_range import CommandRange
 from maac_ros.errors import ObservationError
@@ -249,6 +250,7 @@ class Controller:
         observation = np.zeros(len(self.builder.entries))
         for use_mpc in (False, True):
             for _ in range(ticks):
+                breathe()
                 self._act(observation.astype(np.float32), use_mpc, np.inf)
                 self._answered = observation.astype(np.float32)
                 self.assess()

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from maac_ros.background import breathe
 from maac_ros.errors import BundleError
 from maac_ros.plain_graph import require_plain
 
@@ -64,6 +65,7 @@ class OnnxFunction:
         providers: Sequence[str] = CPU_PROVIDERS,
     ) -> None:
         require_plain(graph, origin)
+        breathe()
         try:
             self._session = ort.InferenceSession(
                 graph, session_options(), providers=list(providers)

@@ -31,6 +31,10 @@ from maac_ros.errors import ConfigError, MaacError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_SWITCH_SECONDS = 0.0005
+"""After which a thread that computes lets others go on. By default that is 5 ms, and a tick would wait for it more than
+once while a bundle is loaded."""
+
 _POLL_SECONDS = 0.1
 """A signal is noticed within this time: Python runs its handlers only between two waits."""
 
@@ -139,6 +143,7 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
     for number in _SIGNALS:
         signal.signal(number, lambda *_: leave.request())
     confined = confine(os.environ)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         try:
             with starting():

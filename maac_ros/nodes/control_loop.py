@@ -446,7 +446,8 @@ class ControlLoop:
         controller, settings, planner = self._wanted
         if controller is not self._controller:
             controller.take_over(self._controller)
-            self._controller.close()
+            # Its sessions take milliseconds to be freed: not within a tick.
+            threading.Thread(target=self._controller.close, name="retired", daemon=True).start()
         if settings is not controller.settings:
             controller.configure(settings, planner)
         self._controller = controller

@@ -36,6 +36,7 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger as TriggerService
 from trajectory_msgs.msg import JointTrajectory
 
+from maac_ros.background import in_the_background
 from maac_ros.binding import Binding, load_robot
 from maac_ros.bundle import Bundle, load_bundle, manifest_yaml, require_same_task
 from maac_ros.controller import Command, Controller
@@ -64,6 +65,7 @@ from maac_ros.nodes.policy_parameters import (
     controller_settings,
 )
 from maac_ros.nodes.reader import Reader
+from maac_ros.nodes.rivals import Rivals
 from maac_ros.nodes.telemetry import TickRecord
 from maac_ros.observation_terms import Goal
 from maac_ros.recording import FlightRecorder
@@ -98,6 +100,7 @@ class PolicyNode(LifecycleNode):
         self._bundle: Bundle | None = None
         self._recorder: FlightRecorder | None = None
         self._reader: Reader | None = None
+        self._rivals: Rivals | None = None
         self._failure = self._refusal = self._stopped = ""
         self._asked_for = 0
         self._loading = threading.Lock()
@@ -122,10 +125,15 @@ class PolicyNode(LifecycleNode):
     def close(self) -> None:
         """Send the safe command, when commanding, end all threads, and finish the recording."""
         self._halt()
-        if self._reader is not None:
-            self._reader.close()
+        self._close_readers()
         if self._recorder is not None:
             self._recorder.close()
+
+    def _close_readers(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        if self._rivals is not None:
+            self._rivals.close()
 
     def _halt(self) -> None:
         if self._loop is not None:
@@ -152,12 +160,21 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self._loop is not None
+        assert self._rivals is not None
+        if not self._rivals.silent():
+            self._failure = f"somebody else commands on {self._commands.topic_name}"
+            self.get_logger().error(f"cannot be activated: {self._failure}")
+            return TransitionCallbackReturn.FAILURE
+        self._failure = ""
+        self._rivals.close()
+        self._rivals = None
         self._loop.start()
         self.get_logger().info("commanding")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._halt()
+        self._listen_for_rivals()
         self.get_logger().info("no longer commanding; the safe command was the last one sent")
         return super().on_deactivate(state)
 
@@ -189,9 +206,8 @@ class PolicyNode(LifecycleNode):
         ros_time = RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active)
         drawn = values["goals"] == "drawn"
         self._inbox = inbox = Inbox(task, trigger == "observation", ros_time.simulated, drawn)
-        controller = self._binding.controller
-        kind = Float64MultiArray if controller.interface == "forward" else JointTrajectory
-        self._commands = self.create_publisher(kind, controller.topic, RELIABLE)
+        kind = self._command_type()
+        self._commands = self.create_publisher(kind, self._binding.controller.topic, RELIABLE)
         self._plans = self.create_publisher(JointTrajectory, "~/plan", RELIABLE)
         self._telemetry = self.create_publisher(
             Float64MultiArray, "~/telemetry", profile(depth=100)
@@ -225,7 +241,22 @@ class PolicyNode(LifecycleNode):
         if self._stopped:
             self._loop.latch_stop(self._stopped)
         self._reader.start()
+        self._listen_for_rivals()
         self._use(bundle)
+
+    def _command_type(self) -> type:
+        forward = self._binding.controller.interface == "forward"
+        return Float64MultiArray if forward else JointTrajectory
+
+    def _listen_for_rivals(self) -> None:
+        """While this node does not command."""
+        self._rivals = Rivals(
+            self,
+            self._command_type(),
+            self._commands.topic_name,
+            self._binding.task.control.period_s,
+            partial(self._on_thread_failure, "listening"),
+        )
 
     def _load(self, values: dict[str, Any]) -> Controller:
         name = values["bundle"]
@@ -247,15 +278,14 @@ class PolicyNode(LifecycleNode):
         for destroy in self._interfaces:
             destroy()
         self._interfaces = []
-        if self._reader is not None:
-            self._reader.close()
+        self._close_readers()
         if self._recorder is not None:
             self._recorder.close()
         # A stop is for whoever stopped to clear, not for a configure.
         self._stopped = self._latched
         if self._loop is not None:
             self._loop.close()
-        self._loop = self._bundle = self._reader = self._recorder = None
+        self._loop = self._bundle = self._reader = self._rivals = self._recorder = None
 
     # In and out
 
@@ -425,7 +455,8 @@ class PolicyNode(LifecycleNode):
             with self._loading:  # one after the other: a load takes memory and a core
                 if number != self._asked_for:
                     return None
-                controller = self._load(values)
+                with in_the_background():
+                    controller = self._load(values)
             require_same_task(controller.bundle, loop.controller.bundle.task)
             return controller
 

@@ -27,7 +27,7 @@ def status(
 
     Args:
         bundle, loop, recorder: what the node has; None where it has none.
-        failure: why it could not be configured; empty where it could, or was not asked to.
+        failure: why it could not be configured or activated; empty where it could, or was not asked to.
         concerns: what else is wrong.
     """
     if bundle is None or loop is None:
@@ -48,6 +48,8 @@ def status(
                 DiagnosticStatus.WARN,
                 f"{message}; stopped until ~/clear_stop: {stopped}",
             )
+        if failure:
+            level, message = DiagnosticStatus.ERROR, f"{message}; cannot be activated: {failure}"
         return hardware, level, message, values
     report = loop.report()
     level, message = _judge(report, loop.controller.settings.tick_limit_s)

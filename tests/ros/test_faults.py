@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +21,14 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from node_bench import Bench
 from std_msgs.msg import Float64MultiArray
 
 from maac_learning.export import export_untrained_bundle
 from maac_ros.bundle import load_bundle
-from maac_ros.nodes.common import profile
+from maac_ros.nodes.common import RELIABLE, profile
 from maac_ros.nodes.faults import (
     BASE_FAULTS,
     GOAL_FAULTS,
@@ -212,6 +215,11 @@ EXPECTED = {
     ),
     "the node frozen for half a second": Row("nothing, then as before", "… deadlines missed"),
     "a second policy node on the same topic": Row(
+        "policy of the first; nothing by the second, which is not activated",
+        "somebody else commands on /policy_controller/commands",
+        "when it is activated after the first has ended",
+    ),
+    "somebody else on the same topic": Row(
         "by both", "1 more publish commands on the same topic", "when one of them ends"
     ),
     "the node killed (`kill -9`)": Row(
@@ -296,9 +304,10 @@ class Rig:
         self.parameters |= parameters
         self.process = self.start()
 
-    def start(self, module="maac_ros.nodes.policy_node", **parameters):
+    def start(self, module="maac_ros.nodes.policy_node", name=None, **parameters):
         values = parameters or self.parameters
         words = [word for k, v in values.items() for word in ("-p", f"{k}:={json.dumps(v)}")]
+        words += ["-r", f"__node:={name}"] if name else []
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with self.log.open("a") as output:
             return subprocess.Popen(
@@ -317,6 +326,16 @@ class Rig:
 
     def modes(self, since):
         return [MODES[int(tick.data[MODE])] for tick in self.ticks[since:]]
+
+    def transition(self, node, number):
+        """Ask a node for a transition of its lifecycle; returns whether it came about."""
+        client = self.bench.probe.create_client(ChangeState, f"{node}/change_state")
+        self.until(client.service_is_ready, f"service of {node}")
+        request = ChangeState.Request()
+        request.transition.id = number
+        future = client.call_async(request)
+        self.until(future.done, "answer")
+        return future.result().success
 
     def healthy(self):
         """Wait until the policy has commanded for some ticks in a row."""
@@ -747,14 +766,41 @@ def test_node_that_is_frozen(pendulum, table):
 def test_second_policy_node_on_one_topic(pendulum, table):
     rig, name = pendulum, "a second policy node on the same topic"
     rig.healthy()
-    values = {"bundle": str(rig.bundle.path), "autostart": True}
-    second = rig.start(**values)
-    said = EXPECTED[name].said
+    rig.parameters, first = {**rig.parameters, "autostart": False}, rig.parameters
+    second = rig.start(name="second")
+    rig.parameters = first
     try:
-        rig.said(said, len(rig.statuses))
+        transition = partial(rig.transition, "/second")
+        assert transition(Transition.TRANSITION_CONFIGURE)
+        rig.said(
+            "1 more publish commands on the same topic", len(rig.statuses)
+        )  # they know of each other
+        for _ in range(2):
+            since = len(rig.statuses)
+            assert not transition(Transition.TRANSITION_ACTIVATE)
+            rig.said(EXPECTED[name].said, since)
+        rig.healthy()
+        rig.process.send_signal(signal.SIGINT)
+        assert rig.process.wait(15) == 0
+        commands = len(rig.commands)
+        assert transition(Transition.TRANSITION_ACTIVATE)
+        rig.until(lambda: len(rig.commands) > commands + 5, "commands of the second")
     finally:
         second.send_signal(signal.SIGINT)
-        second.wait(15)
+        assert second.wait(15) == 0
+    rig.process = rig.start()
+    rig.healthy()
+    table.add(name)
+
+
+def test_somebody_else_on_the_command_topic(pendulum, table):
+    rig, name = pendulum, "somebody else on the same topic"
+    rig.healthy()
+    said = EXPECTED[name].said
+    topic = "policy_controller/commands"
+    publisher = rig.bench.probe.create_publisher(Float64MultiArray, topic, RELIABLE)
+    rig.said(said, len(rig.statuses))
+    rig.bench.probe.destroy_publisher(publisher)
     rig.silent(said)
     rig.healthy()
     table.add(name)
