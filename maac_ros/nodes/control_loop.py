@@ -27,6 +27,9 @@ Trigger = Literal["timer", "observation"]
 
 _JOIN_SECONDS = 2.0
 
+_RETIREMENT_S = 0.2
+"""After which a controller that was replaced is freed."""
+
 _SILENCE_S = 5.0
 """Without a message for so long, simulated time is no excuse: no simulator that runs is so slow."""
 
@@ -446,8 +449,10 @@ class ControlLoop:
         controller, settings, planner = self._wanted
         if controller is not self._controller:
             controller.take_over(self._controller)
-            # Its sessions take milliseconds to be freed: not within a tick.
-            threading.Thread(target=self._controller.close, name="retired", daemon=True).start()
+            # Its sessions take milliseconds to be freed: not within a tick, nor beside the end of a load.
+            retired = threading.Timer(_RETIREMENT_S, self._controller.close)
+            retired.daemon = True
+            retired.start()
         if settings is not controller.settings:
             controller.configure(settings, planner)
         self._controller = controller

@@ -242,7 +242,7 @@ class PolicyNode(LifecycleNode):
             self._loop.latch_stop(self._stopped)
         self._reader.start()
         self._listen_for_rivals()
-        self._use(bundle)
+        self._use(bundle, manifest_yaml(bundle.manifest))
 
     def _command_type(self) -> type:
         forward = self._binding.controller.interface == "forward"
@@ -269,9 +269,9 @@ class PolicyNode(LifecycleNode):
         controller.warm_up()
         return controller
 
-    def _use(self, bundle: Bundle) -> None:
+    def _use(self, bundle: Bundle, metadata: str) -> None:
         self._bundle, self._refusal = bundle, ""
-        self._metadata.publish(String(data=manifest_yaml(bundle.manifest)))
+        self._metadata.publish(String(data=metadata))
         self.get_logger().info(f"bundle '{bundle.path}' for task '{bundle.task.name}' is ready")
 
     def _release(self) -> None:
@@ -451,17 +451,18 @@ class PolicyNode(LifecycleNode):
         self._asked_for += 1
         number = self._asked_for
 
-        def load() -> Controller | None:
+        def load() -> tuple[Controller, str] | None:
             with self._loading:  # one after the other: a load takes memory and a core
                 if number != self._asked_for:
                     return None
                 with in_the_background():
                     controller = self._load(values)
+                    metadata = manifest_yaml(controller.bundle.manifest)
             require_same_task(controller.bundle, loop.controller.bundle.task)
-            return controller
+            return controller, metadata
 
         try:
-            controller = await in_thread(self.executor, load)
+            loaded = await in_thread(self.executor, load)
         except Exception as reason:  # of whatever kind: a robot is being commanded
             told = str(reason) if isinstance(reason, MaacError) else repr(reason)
             self._refusal = f"the old bundle goes on, another is refused: {told}"
@@ -471,10 +472,11 @@ class PolicyNode(LifecycleNode):
             return False, told
         if loop is not self._loop:
             return False, "the node was cleaned up while the bundle was loading"
-        if controller is None or number != self._asked_for:
+        if loaded is None or number != self._asked_for:
             return False, "another bundle was asked for meanwhile"
+        controller, metadata = loaded
         loop.swap(controller, controller_settings(self._values(), controller.bundle.manifest))
-        self._use(controller.bundle)
+        self._use(controller.bundle, metadata)
         return True, f"runs '{controller.bundle.path}'"
 
     def _take_back(self, bundle: str) -> None:
