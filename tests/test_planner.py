@@ -51,7 +51,10 @@ def world(
     def value(observation, action):
         return {"value": np.stack((observation[:, 0] * 0.0, observation[:, 0] * 0.0 + 2.0))}
 
-    field = SimpleNamespace(low=-limit, high=limit)
+    field = SimpleNamespace(name="x", low=-limit, high=limit, step=None)
+    task = SimpleNamespace(
+        action_entries=lambda: (field, field), observation_entries=lambda: (field, field)
+    )
     manifest = SimpleNamespace(
         observation=(field, field),
         action=(field, field),
@@ -61,7 +64,7 @@ def world(
     )
     functions = {"policy": policy, "step": step, "value": value}
     return SimpleNamespace(
-        manifest=manifest, **{name: Function(each) for name, each in functions.items()}
+        manifest=manifest, task=task, **{name: Function(each) for name, each in functions.items()}
     )
 
 

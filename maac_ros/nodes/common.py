@@ -145,6 +145,9 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
         signal.signal(number, lambda *_: leave.request())
     confined = confine(os.environ)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # What stays for good, all modules. To go through them takes 40 ms, in which no thread can go on.
+    gc.collect()
+    gc.freeze()
     try:
         try:
             with starting():
@@ -154,9 +157,6 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
         except MaacError as reason:
             print(f"error: {reason}", file=sys.stderr)
             return 1
-        # What stays for good, all modules before all. To go through it takes 40 ms, in which no thread can go on.
-        gc.collect()
-        gc.freeze()
         if confined:
             get_logger("maac_ros").info(
                 f"reaches this host only; {DISCOVERY_RANGE}=SUBNET opens it to the network"

@@ -286,9 +286,10 @@ def test_analytic_rewards_follow_the_simulators(name, tolerance):
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         action = 2 * torch.rand(1, env.action_space.shape[0], generator=generator) - 1
-        command = scaling.to_command(action)[0].numpy().astype(float)
+        state = torch.as_tensor(observation, dtype=torch.float32)
+        command = scaling.to_command(action, state[None])[0].numpy().astype(float)
         following, reward, terminated, truncated, _ = env.step(command)
-        state, after = (torch.as_tensor(o, dtype=torch.float32) for o in (observation, following))
+        after = torch.as_tensor(following, dtype=torch.float32)
         got.append(rule(state, action[0], after, torch.tensor(float(terminated))).item())
         expected.append(reward)
         observation = env.reset()[0] if terminated or truncated else following
