@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from maac_ros.observation import Vector
 from maac_ros.task import Task
-
-Vector = NDArray[np.float64]
 
 
 class CommandRange:

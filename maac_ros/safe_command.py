@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from maac_ros.command_range import CommandRange
 from maac_ros.observation import JointReading, Vector
 from maac_ros.task import Task
 
@@ -22,11 +23,11 @@ class SafeCommand:
     """
 
     def __init__(self, task: Task) -> None:
-        entries = task.action_entries()
+        commands = CommandRange(task)
+        entries = commands.entries
         joints = tuple(task.robot.joints)
         self._joint = np.array([joints.index(e.joint) for e in entries])
-        self._low = np.array([e.low for e in entries])
-        self._high = np.array([e.high for e in entries])
+        self._low, self._high = commands.low, commands.high
         self._gear = np.array([e.gear for e in entries])
         impedances = [e.impedance for e in entries]
         self._stiffness = np.array([i.stiffness if i else 0.0 for i in impedances])

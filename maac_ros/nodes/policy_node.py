@@ -125,15 +125,12 @@ class PolicyNode(LifecycleNode):
     def close(self) -> None:
         """Send the safe command, when commanding, end all threads, and finish the recording."""
         self._halt()
-        self._close_readers()
-        if self._recorder is not None:
-            self._recorder.close()
+        self._close_threads()
 
-    def _close_readers(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-        if self._rivals is not None:
-            self._rivals.close()
+    def _close_threads(self) -> None:
+        for each in (self._reader, self._rivals, self._recorder):
+            if each is not None:
+                each.close()
 
     def _halt(self) -> None:
         if self._loop is not None:
@@ -278,9 +275,7 @@ class PolicyNode(LifecycleNode):
         for destroy in self._interfaces:
             destroy()
         self._interfaces = []
-        self._close_readers()
-        if self._recorder is not None:
-            self._recorder.close()
+        self._close_threads()
         # A stop is for whoever stopped to clear, not for a configure.
         self._stopped = self._latched
         if self._loop is not None:
