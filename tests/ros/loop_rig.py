@@ -18,13 +18,23 @@ READING = JointReading(np.array([0.1, 0.05]), np.array([0.2, -0.1]))
 class Rig:
     """A loop on a hand-set ROS clock, with what it sent and measured."""
 
-    def __init__(self, bundle, trigger, simulated=False, recorder=None, **settings):
+    def __init__(
+        self,
+        bundle,
+        trigger,
+        simulated=False,
+        recorder=None,
+        clock=time.perf_counter,
+        **settings,
+    ):
         self.now_ns = 100 * SECOND
         self.sent, self.ticks, self.failures = [], [], []
         self.changed = threading.Condition()
         base = ControllerSettings(bundle.task.planner, mpc_budget_s=1.0, max_observation_age_s=0.2)
         self.inbox = Inbox(bundle.task, trigger == "observation", lambda: simulated)
-        self.controller = Controller(bundle, dataclasses.replace(base, **settings))
+        self.controller = Controller(
+            bundle, dataclasses.replace(base, **settings), clock=clock
+        )
         self.loop = ControlLoop(
             self.controller,
             self.inbox,

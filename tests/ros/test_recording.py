@@ -35,11 +35,24 @@ def recorder(tmp_path):
     made.close()
 
 
+class FitfulMachine:
+    """Steady seconds of a machine that now and then is slow: budgets cut plans short however fast the real one is."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+        self.now_s = 0.0
+
+    def __call__(self):
+        self.now_s += 5e-5 * self.random.choice([1.0, 1.0, 1.0, 8.0])
+        return self.now_s
+
+
 def eventful_run(bundle, recorder, ticks, seed):
     """Drive a loop with all that can befall it; the controller's seed is part of what a replay must find out."""
     random = np.random.default_rng(seed)
-    rig = Rig(bundle, "observation", recorder=recorder, action_rate_limit=50.0)
-    successor = Controller(bundle, rig.controller.settings, seed=7)
+    clock = FitfulMachine(seed)
+    rig = Rig(bundle, "observation", recorder=recorder, clock=clock, action_rate_limit=50.0)
+    successor = Controller(bundle, rig.controller.settings, seed=7, clock=clock)
     rig.loop.start()
     stamp_ns = rig.now_ns
     for tick in range(ticks):
