@@ -11,7 +11,7 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from maac_ros import golden, inference, schema
 from maac_ros.errors import BundleError
 from maac_ros.files import read_regular
 from maac_ros.inference import Array, OnnxFunction, Signature
+from maac_ros.plain_graph import require_plain
 from maac_ros.resources import bundle_folder
 from maac_ros.task import Task
 from maac_ros.terms import Recalled, Source
@@ -185,20 +186,23 @@ def load_bundle(path: str | Path, providers: Sequence[str] = inference.CPU_PROVI
     folder = bundle_folder(str(path))
     manifest = _load_manifest(folder)
     signatures = manifest.signatures()
+    archive = str(folder / GOLDEN)
     most = min(MAX_FILE_BYTES, golden.size_limit(signatures))
-    contents = {
-        name: _read(folder, name, digest, most if name == GOLDEN else MAX_FILE_BYTES)
-        for name, digest in manifest.sha256.items()
-    }
-    functions = {
-        name: OnnxFunction(
-            contents[f"{name}.onnx"], str(folder / f"{name}.onnx"), signature, providers
-        )
-        for name, signature in signatures.items()
-    }
-    vectors = golden.read(contents[GOLDEN], str(folder / GOLDEN), signatures)
-    golden.replay(vectors, str(folder / GOLDEN), functions)
+    data = _read(folder, GOLDEN, manifest.sha256[GOLDEN], most)
+    functions = _functions(folder, manifest, providers, require_plain)
+    golden.replay(golden.read(data, archive, signatures), archive, functions)
     return Bundle(folder, manifest, **functions)
+
+
+def load_verified(
+    folder: Path, manifest: Manifest, providers: Sequence[str] = inference.CPU_PROVIDERS
+) -> Bundle:
+    """Load a bundle that :func:`load_bundle` verified elsewhere, as ``manifest`` described it.
+
+    Raises:
+        BundleError: when its graphs are no longer those that were verified.
+    """
+    return Bundle(folder, manifest, **_functions(folder, manifest, providers, lambda *_: None))
 
 
 def require_same_task(bundle: Bundle, task: Task) -> None:
@@ -322,6 +326,22 @@ def _interface(manifest: Manifest, task: Task) -> tuple[tuple[str, object, objec
         ("action", manifest.action, action_fields(task)),
         ("control_period_s", manifest.control_period_s, task.control.period_s),
     )
+
+
+def _functions(
+    folder: Path,
+    manifest: Manifest,
+    providers: Sequence[str],
+    check: Callable[[bytes, str], None],
+) -> dict[str, OnnxFunction]:
+    """The graphs, from files whose digests are those of ``manifest`` and which ``check`` accepts."""
+    functions = {}
+    for name, signature in manifest.signatures().items():
+        file = f"{name}.onnx"
+        graph = _read(folder, file, manifest.sha256[file], MAX_FILE_BYTES)
+        check(graph, str(folder / file))
+        functions[name] = OnnxFunction(graph, str(folder / file), signature, providers)
+    return functions
 
 
 def _read(folder: Path, name: str, digest: str, limit: int) -> bytes:

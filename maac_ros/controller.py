@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from maac_ros.background import breathe
 from maac_ros.bundle import Bundle
 from maac_ros.command_range import CommandRange
 from maac_ros.errors import ObservationError
@@ -245,12 +244,17 @@ class Controller:
             self.bundle, settings.planner, self.seed, self._clock, settings.planner_threads
         )
 
-    def warm_up(self, ticks: int = 5) -> None:
-        """Run every path once or more, since first calls are slow, then reset."""
+    def warm_up(self, ticks: int = 5, pause_s: float = 0.0) -> None:
+        """Run every path once or more, since first calls are slow, then reset.
+
+        Args:
+            ticks: with planning, and without.
+            pause_s: before each of them, for another controller that commands meanwhile.
+        """
         observation = np.zeros(len(self.builder.entries))
         for use_mpc in (False, True):
             for _ in range(ticks):
-                breathe()
+                time.sleep(pause_s)
                 self._act(observation.astype(np.float32), use_mpc, np.inf)
                 self._answered = observation.astype(np.float32)
                 self.assess()

@@ -9,9 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from maac_ros.background import breathe
 from maac_ros.errors import BundleError
-from maac_ros.plain_graph import require_plain
 
 Array = NDArray[np.float32]
 
@@ -48,13 +46,13 @@ class OnnxFunction:
     Several threads may call it at once.
 
     Args:
-        graph: the serialised model.
+        graph: the serialised model, which has passed :func:`maac_ros.plain_graph.require_plain`.
         origin: its file name, for messages.
         signature: what the graph must take and give.
         providers: ONNX Runtime execution providers, best first.
 
     Raises:
-        BundleError: when the graph reaches beyond itself, cannot be loaded, or has another signature.
+        BundleError: when the graph cannot be loaded, or has another signature.
     """
 
     def __init__(
@@ -64,8 +62,6 @@ class OnnxFunction:
         signature: Signature,
         providers: Sequence[str] = CPU_PROVIDERS,
     ) -> None:
-        require_plain(graph, origin)
-        breathe()
         try:
             self._session = ort.InferenceSession(
                 graph, session_options(), providers=list(providers)

@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
-from maac_ros.background import breathe
 from maac_ros.errors import BundleError
 from maac_ros.graph_rules import MAX_RANK, ROWS, Refused, Size, Value, results
 from maac_ros.schema import brief
@@ -80,7 +79,6 @@ def _check_nodes(graph: onnx.GraphProto, known: dict[str, Value], origin: str) -
     counts = {name: _elements(value) for name, value in known.items()}
     elements = multiplications = 0
     for node in graph.node:
-        breathe()
         if node.domain not in STANDARD_DOMAINS:
             raise BundleError(
                 f"{_named(node, origin)} of domain {brief(node.domain)}; expected standard ONNX operators"
@@ -160,7 +158,6 @@ def _check_structure(graph: bytes, origin: str) -> None:
     for count, (path, content) in enumerate(_fields(memoryview(graph)), 1):
         if path == (*_INITIALIZER, TensorProto.RAW_DATA_FIELD_NUMBER):
             structure -= len(content)
-        breathe()
         if count > MAX_FIELDS:
             raise BundleError(f"{origin}: more than {MAX_FIELDS} parts; expected at most that")
     if structure > MAX_STRUCTURE:

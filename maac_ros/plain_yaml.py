@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import yaml
 from yaml.composer import Composer
 
-from maac_ros.background import breathe
-
 MAX_NODES = 100_000
 """Values with all aliases written out; a robot of a hundred joints with their history has less than half of them."""
 
@@ -42,7 +40,7 @@ class _Extent(NamedTuple):
     depth: int
 
 
-# Where there is libyaml it takes a tenth of the time: bundles are loaded while a robot is commanded.
+# Where there is libyaml it takes a tenth of the time.
 _SafeLoader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
@@ -59,7 +57,6 @@ class _Counting(Composer):
         self._anchored: dict[str, _Extent] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        breathe()
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             name = str(event.anchor)
@@ -104,7 +101,6 @@ class _Loader(_Counting, _SafeLoader):
         _Counting.__init__(self)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        breathe()
         numeric = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
         if numeric and len(node.value) > MAX_NUMBER:
             raise _refused(

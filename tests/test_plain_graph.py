@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from maac_ros import graph_rules, plain_graph
 from maac_ros.errors import BundleError
 from maac_ros.graph_rules import ROWS, RULES
-from maac_ros.inference import OnnxFunction, policy_signature
+from maac_ros.inference import OnnxFunction
 from maac_ros.plain_graph import require_plain
 
 pytestmark = pytest.mark.timeout(120)
@@ -83,7 +83,7 @@ def test_functions_of_its_own_are_refused():
 @pytest.mark.parametrize("data", [b"", b"not a model", b"\x00" * 100, b"\xff" * 100, b"\x3a\x7f"])
 def test_what_is_no_model_is_refused(data):
     with pytest.raises(BundleError, match=r"policy\.onnx: "):
-        OnnxFunction(data, "policy.onnx", policy_signature(4, 1))
+        require_plain(data, "policy.onnx")
 
 
 def branch():
@@ -493,7 +493,9 @@ def test_every_setting_of_the_networks_is_exported_to_known_operators(policy, mo
     rows = _golden_inputs(task, torch.randn(8, size), 0)
     modules = graph_modules(agent, ensemble, task)
     for name in ("policy", "model"):
-        OnnxFunction(exported(modules[name], signatures[name], rows), name, signatures[name])
+        graph = exported(modules[name], signatures[name], rows)
+        require_plain(graph, name)
+        OnnxFunction(graph, name, signatures[name])
 
 
 class Formulas(torch.nn.Module):
@@ -531,6 +533,7 @@ def test_what_reward_terms_compute_is_exported_to_known_operators():
     signature = Signature({"observation": (2, None, 4)}, {"reward": (2, None)})
     rows = torch.rand(8, 4) + 0.5
     graph = exported(Formulas(), signature, {"observation": rows})
+    require_plain(graph, "step.onnx")
     function = OnnxFunction(graph, "step.onnx", signature)
     given = torch.stack([rows, rows.flip(0)])
     (got,) = function(observation=given.numpy())

@@ -36,9 +36,8 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger as TriggerService
 from trajectory_msgs.msg import JointTrajectory
 
-from maac_ros.background import in_the_background
 from maac_ros.binding import Binding, load_robot
-from maac_ros.bundle import Bundle, load_bundle, manifest_yaml, require_same_task
+from maac_ros.bundle import Bundle, manifest_yaml, require_same_task
 from maac_ros.controller import Command, Controller
 from maac_ros.errors import ConfigError, MaacError, ObservationError
 from maac_ros.nodes import messages, policy_status
@@ -56,6 +55,7 @@ from maac_ros.nodes.common import (
 )
 from maac_ros.nodes.control_loop import ControlLoop, RosTime
 from maac_ros.nodes.inbox import Inbox
+from maac_ros.nodes.loading import load, load_beside
 from maac_ros.nodes.policy_parameters import (
     AT_CONFIGURE,
     AT_RUNTIME,
@@ -192,7 +192,7 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         values = self._values()
-        loaded = self._load(values)
+        loaded = load(values)
         bundle = loaded.bundle
         if values["task"]:
             require_same_task(bundle, load_task(values["task"]))
@@ -254,17 +254,6 @@ class PolicyNode(LifecycleNode):
             self._binding.task.control.period_s,
             partial(self._on_thread_failure, "listening"),
         )
-
-    def _load(self, values: dict[str, Any]) -> Controller:
-        name = values["bundle"]
-        if not name and values["task"]:
-            name = load_task(values["task"]).name
-        bundle = load_bundle(name, values["providers"])
-        controller = Controller(
-            bundle, controller_settings(values, bundle.manifest), values["seed"]
-        )
-        controller.warm_up()
-        return controller
 
     def _use(self, bundle: Bundle, metadata: str) -> None:
         self._bundle, self._refusal = bundle, ""
@@ -446,18 +435,14 @@ class PolicyNode(LifecycleNode):
         self._asked_for += 1
         number = self._asked_for
 
-        def load() -> tuple[Controller, str] | None:
+        def load_next() -> tuple[Controller, str] | None:
             with self._loading:  # one after the other: a load takes memory and a core
                 if number != self._asked_for:
                     return None
-                with in_the_background():
-                    controller = self._load(values)
-                    metadata = manifest_yaml(controller.bundle.manifest)
-            require_same_task(controller.bundle, loop.controller.bundle.task)
-            return controller, metadata
+                return load_beside(values, loop.controller.bundle.task)
 
         try:
-            loaded = await in_thread(self.executor, load)
+            loaded = await in_thread(self.executor, load_next)
         except Exception as reason:  # of whatever kind: a robot is being commanded
             told = str(reason) if isinstance(reason, MaacError) else repr(reason)
             self._refusal = f"the old bundle goes on, another is refused: {told}"

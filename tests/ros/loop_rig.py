@@ -32,9 +32,7 @@ class Rig:
         self.changed = threading.Condition()
         base = ControllerSettings(bundle.task.planner, mpc_budget_s=1.0, max_observation_age_s=0.2)
         self.inbox = Inbox(bundle.task, trigger == "observation", lambda: simulated)
-        self.controller = Controller(
-            bundle, dataclasses.replace(base, **settings), clock=clock
-        )
+        self.controller = Controller(bundle, dataclasses.replace(base, **settings), clock=clock)
         self.loop = ControlLoop(
             self.controller,
             self.inbox,

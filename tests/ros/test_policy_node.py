@@ -17,6 +17,7 @@ from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
 from maac_ros.modes import Mode
+from maac_ros.nodes import policy_node
 from maac_ros.nodes.common import BEST_EFFORT, LATCHED, RELIABLE, profile
 from maac_ros.nodes.policy_parameters import SPECS
 from maac_ros.nodes.telemetry import COLUMNS, MODES
@@ -350,7 +351,8 @@ def test_stop_holds_from_before_the_configure_and_beyond_the_cleanup(bench, join
 def test_reload_swaps_the_bundle_and_refuses_a_bad_one(bench, joints, bundle, commanding, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
-    node, commands = commanding(bundle=str(copy))
+    # Nobody tells joints while a service is waited for.
+    node, commands = commanding(bundle=str(copy), stop_after_ms=0.0)
     manifests = bench.listen(String, "/policy_node/metadata", LATCHED)
     # A latched topic keeps one message: who joins after the second never hears the first.
     bench.until(lambda: len(manifests) == 1, "manifest of the first bundle")
@@ -471,15 +473,15 @@ def test_of_two_bundles_asked_for_the_last_one_runs_however_long_the_first_takes
     node, commands = commanding(stop_after_ms=0.0)
     statuses = bench.diagnostics()
     go_on, loads = threading.Event(), []
-    load = node._load
+    load = policy_node.load_beside
 
-    def slow(values):
+    def slow(values, task):
         loads.append(values["bundle"])
         if values["bundle"] == str(first):
             assert go_on.wait(60)
-        return load(values)
+        return load(values, task)
 
-    monkeypatch.setattr(node, "_load", slow)
+    monkeypatch.setattr(policy_node, "load_beside", slow)
     assert bench.set_parameter(node, "bundle", str(first)).successful
     bench.until(lambda: loads, "the first load")
     assert bench.set_parameter(node, "bundle", str(last)).successful
@@ -497,10 +499,10 @@ def test_whatever_goes_wrong_in_loading_the_old_bundle_goes_on(
 ):
     node, commands = commanding(stop_after_ms=0.0)
 
-    def broken(values):
+    def broken(values, task):
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr(node, "_load", broken)
+    monkeypatch.setattr(policy_node, "load_beside", broken)
     statuses = bench.diagnostics()
     answer = bench.trigger("/policy_node/reload")
     assert not answer.success
