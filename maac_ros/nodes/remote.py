@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from std_srvs.srv import Trigger
+
+_POLL_SECONDS = 0.1
 
 Await = Callable[[Callable[[], bool], str], None]
 """Spins until something is done, which it is told in words too, and raises what it must when it is not in time."""
@@ -53,7 +56,13 @@ class Remote:
     def refuses_bundle(self, bundle: str) -> None:
         """Ask for a bundle that cannot be used, and wait until the parameter names the one that runs again."""
         self.set("bundle", bundle)
-        self._until(lambda: self.get("bundle") != bundle, f"refusal of bundle '{bundle}'")
+
+        def refused() -> bool:
+            # Each question takes time from a node that is being measured.
+            time.sleep(_POLL_SECONDS)
+            return bool(self.get("bundle") != bundle)
+
+        self._until(refused, f"refusal of bundle '{bundle}'")
 
     def _trigger(self, service: str) -> Any:
         if service not in self._triggers:
