@@ -157,6 +157,11 @@ class Controller:
         self._memory = Memory(bundle.task)
         self._joints: JointReading | None = None
         self._plausible = PlausibleRange(bundle.manifest)
+        self._policy_observation = np.zeros((1, len(bundle.manifest.observation)), np.float32)
+        self._policy_action = np.zeros((1, len(bundle.manifest.action)), np.float32)
+        self._ask_policy = bundle.policy.bind(
+            {"observation": self._policy_observation}, {"action": self._policy_action}
+        )
         self.ladder = Ladder()
         self.settled_s = 0.0
         self.plan_iterations: int | None = None
@@ -420,8 +425,9 @@ class Controller:
         plan_iterations: int | None = None,
     ) -> Command:
         start = self._clock()
-        action, _ = self.bundle.policy(observation=observation[None])
-        command = Command(action[0].astype(np.float64), Mode.POLICY)
+        self._policy_observation[0] = observation
+        self._ask_policy()
+        command = Command(self._policy_action[0].astype(np.float64), Mode.POLICY)
         self.statistics.inference.add(self._clock() - start)
         if not use_mpc:
             self._planner.forget()
@@ -459,8 +465,10 @@ class Controller:
             values = start + share * (values - start)
         step = settings.action_rate_limit * elapsed_s
         previous = self._or_where_it_is(self._previous, values)
-        values = np.clip(values, previous - step, previous + step)
-        values = np.clip(values, *self._range.limits(observation))
+        # numpy.clip would take four times as long.
+        values = np.minimum(np.maximum(values, previous - step), previous + step)
+        low, high = self._range.limits(observation)
+        values = np.minimum(np.maximum(values, low), high)
         return Command(values, command.mode, command.reason, command.plan)
 
     def _elapsed_s(self, stamp_s: float | None) -> float:

@@ -14,6 +14,9 @@ from maac_ros.terms import DerivedTerm, ObservationEntry
 
 Vector = NDArray[np.float64]
 
+_LARGEST = float(np.finfo(np.float32).max)
+"""What networks can take."""
+
 _BELIEVED = 10.0
 """How far beyond a clip a number may lie, in widths of the clip, and still be what the robot does and not a fault."""
 
@@ -65,7 +68,11 @@ class RobotState:
     @classmethod
     def unknown(cls, joints: int) -> RobotState:
         """A state of which nothing is known yet."""
-        return cls(_missing(joints), _missing(joints))
+        numbers, parts, at = _missing(2 * joints + 13), [], 0
+        for size in (joints, joints, 3, 4, 3, 3, 0, 0):
+            parts.append(numbers[at : at + size])
+            at += size
+        return cls(*parts)
 
     @property
     def joints(self) -> JointReading:
@@ -150,7 +157,8 @@ class ObservationBuilder:
         self._low = np.array([entry.low for entry in self.entries])
         self._high = np.array([entry.high for entry in self.entries])
         bounds = [believed(entry.low, entry.high) for entry in self.entries]
-        self._least, self._most = np.array(bounds).reshape(-1, 2).T
+        self._least, self._most = np.array(bounds).reshape(-1, 2).T.copy()
+        self._clips = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
 
     def _check_derived(self, task: Task, term: DerivedTerm) -> None:
         """Ask once, before a robot depends on it."""
@@ -169,19 +177,21 @@ class ObservationBuilder:
     def read(self, state: RobotState) -> Vector | ObservationError:
         """:meth:`build` of what sensors tell, or why it cannot be believed: a clip would hide that."""
         numbers = self._gathered(state)
-        beyond = np.flatnonzero((numbers < self._least) | (numbers > self._most))
-        if not beyond.size:
+        beyond = (numbers < self._least) | (numbers > self._most)
+        if not beyond.any():
             return self._clipped(numbers)
         return ObservationError(
             "observation is implausible: "
             + ", ".join(
                 f"{self._named(i, numbers)}, expected {self._least[i]:g} to {self._most[i]:g} "
                 f"(clipped at {self._low[i]:g} and {self._high[i]:g})"
-                for i in beyond
+                for i in np.flatnonzero(beyond)
             )
         )
 
     def _clipped(self, numbers: Vector) -> Vector:
+        if not self._clips:
+            return numbers
         return np.clip(numbers, self._low, self._high, out=numbers, where=np.isfinite(numbers))
 
     def _named(self, index: int | np.integer[Any], numbers: Vector) -> str:
@@ -203,14 +213,13 @@ class ObservationBuilder:
         Raises:
             ObservationError: naming every entry that is NaN, infinite or too large for single precision.
         """
-        with np.errstate(over="ignore"):
-            single = observation.astype(np.float32)
-        bad = np.flatnonzero(~np.isfinite(single))
-        if bad.size:
+        usable = np.abs(observation) <= _LARGEST
+        if not usable.all():
             raise ObservationError(
-                "observation is not finite: " + ", ".join(self._named(i, observation) for i in bad)
+                "observation is not finite: "
+                + ", ".join(self._named(i, observation) for i in np.flatnonzero(~usable))
             )
-        return single
+        return observation.astype(np.float32)
 
 
 def flat_names(task: Task) -> list[str]:

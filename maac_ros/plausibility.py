@@ -69,11 +69,14 @@ class PlausibleRange:
 
     def require(self, observation: Array, margin: float) -> None:
         """Raise :class:`ObservationError` naming every entry of (O,) further outside than ``margin`` widths."""
-        outside = np.flatnonzero(self._range.outside(observation, margin))
-        if outside.size:
+        outside = self._range.outside(observation, margin)
+        if outside.any():
             raise ObservationError(
                 "observation is implausible: "
-                + ", ".join(self._explain(int(i), float(observation[i]), margin) for i in outside)
+                + ", ".join(
+                    self._explain(int(i), float(observation[i]), margin)
+                    for i in np.flatnonzero(outside)
+                )
             )
 
     def believed(self, reading: JointReading, margin: float) -> JointReading:

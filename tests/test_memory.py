@@ -180,20 +180,11 @@ def test_episodes_without_ros_begin_anew(task, bundle):
     assert [run_episode(controller, env, seed) for seed in (1, 2)] == played
 
 
-def recalled(bundle, controller, *ticks):
+def recalled(controller, *ticks):
     """What the policy is given of the last command at the last of ``ticks`` (observation, stamp)."""
-    given = []
-    policy = bundle.policy
-
-    class Watched:
-        def __call__(self, observation):
-            given.append(observation[0, 8:].astype(float))
-            return policy(observation=observation)
-
-    controller.bundle = type(bundle)(**{**vars(bundle), "policy": Watched()})
     for observation, stamp_s in ticks:
         controller.tick(observation, 0.0, stamp_s)
-    return given[-1]
+    return controller._policy_observation[0, 8:].astype(float)
 
 
 def test_last_command_is_the_one_that_was_sent(task, bundle):
@@ -203,20 +194,20 @@ def test_last_command_is_the_one_that_was_sent(task, bundle):
         planner=SETTINGS.planner, mpc_budget_s=np.inf, action_rate_limit=0.5
     )
     controller = Controller(bundle, limited)
-    recalled(bundle, controller, (observation, 0.0))
+    recalled(controller, (observation, 0.0))
     sent = controller.tick(observation, 0.0, 0.02).values
     np.testing.assert_allclose(
-        recalled(bundle, controller, (observation, 0.04))[:2], sent[::-1], atol=1e-7
+        recalled(controller, (observation, 0.04))[:2], sent[::-1], atol=1e-7
     )
     # After a message that could not be used it is the safe command that was sent.
-    last = recalled(bundle, controller, (broken, np.nan), (observation, 0.08))
+    last = recalled(controller, (broken, np.nan), (observation, 0.08))
     np.testing.assert_array_equal(last[:2], 0.0)
     # After a long silence nothing is left of what was.
-    last = recalled(bundle, controller, (observation, 0.1), (observation, 0.12 + FORGET_S))
+    last = recalled(controller, (observation, 0.1), (observation, 0.12 + FORGET_S))
     np.testing.assert_array_equal(last, 0.0)
     # Nor when time goes back.
-    recalled(bundle, controller, (observation, 9.0), (observation, 9.02))
-    np.testing.assert_array_equal(recalled(bundle, controller, (observation, 1.0)), 0.0)
+    recalled(controller, (observation, 9.0), (observation, 9.02))
+    np.testing.assert_array_equal(recalled(controller, (observation, 1.0)), 0.0)
 
 
 def random_data(task, episodes=10, steps=20):

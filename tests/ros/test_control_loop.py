@@ -255,16 +255,13 @@ def test_thread_that_fails_is_reported(bundle):
 def test_missed_deadlines_are_counted(rig, monkeypatch):
     made = rig("observation")
     slow = threading.Event()
-    policy = made.controller.bundle.policy
+    ask = made.controller._ask_policy
 
-    class Late:
-        bind = policy.bind
+    def late():
+        slow.wait(0.05)  # longer than the period of 0.04 s
+        ask()
 
-        def __call__(self, observation):
-            slow.wait(0.05)  # longer than the period of 0.04 s
-            return policy(observation=observation)
-
-    made.controller.bundle = dataclasses.replace(made.controller.bundle, policy=Late())
+    monkeypatch.setattr(made.controller, "_ask_policy", late)
     made.loop.start()
     made.put(made.now_ns)
     made.until_sent(1)
