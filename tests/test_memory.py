@@ -196,9 +196,7 @@ def test_last_command_is_the_one_that_was_sent(task, bundle):
     controller = Controller(bundle, limited)
     recalled(controller, (observation, 0.0))
     sent = controller.tick(observation, 0.0, 0.02).values
-    np.testing.assert_allclose(
-        recalled(controller, (observation, 0.04))[:2], sent[::-1], atol=1e-7
-    )
+    np.testing.assert_allclose(recalled(controller, (observation, 0.04))[:2], sent[::-1], atol=1e-7)
     # After a message that could not be used it is the safe command that was sent.
     last = recalled(controller, (broken, np.nan), (observation, 0.08))
     np.testing.assert_array_equal(last[:2], 0.0)

@@ -107,6 +107,7 @@ def summary(measured: Mapping[str, NDArray[Any]], period_s: float) -> dict[str, 
         "latency_max_ms": times.max_ms,
         "sender_late_p99_ms": Summary.of(measured["late_s"]).p99_ms,
         "node_cpu_share": float(measured["cpu_share"]),
+        "node_missed_deadlines": int(measured["node_missed"]),
     }
     if swapping.any():
         row["swaps"], row["refusals"] = int(measured["swaps"]), int(measured["refusals"])

@@ -36,6 +36,8 @@ class Measured:
         taken_s: (N,) from before a state is published to after its answer is taken in; NaN where none came.
         late_s: (N,) after its deadline that each state was published.
         cpu_share: of one core that the node's process used meanwhile.
+        node_missed: deadlines that the node says it missed: commands that were not sent within a control period from
+            when it had the state.
         swapping: (N,) whether the node was loading a bundle when the state was published.
         swaps: bundles that were taken.
         refusals: bundles that were refused.
@@ -44,6 +46,7 @@ class Measured:
     taken_s: Vector
     late_s: Vector
     cpu_share: float
+    node_missed: int
     swapping: NDArray[np.bool_]
     swaps: int
     refusals: int
@@ -117,6 +120,7 @@ def measure(
     """
     verified = load_bundle(bundle)
     probe = Probe("latency")
+    from diagnostic_msgs.msg import DiagnosticArray
     from std_msgs.msg import Float64MultiArray
 
     from maac_ros.nodes.common import profile
@@ -136,6 +140,13 @@ def measure(
 
     reader = Reader(probe.node, failures.append)
     reader.subscribe(Float64MultiArray, "policy_controller/commands", take, profile(depth=100))
+    told_missed: list[int] = []
+
+    def diagnosed(message: Any) -> None:
+        pairs = (pair for status in message.status for pair in status.values)
+        told_missed.extend(int(pair.value) for pair in pairs if pair.key == "missed_deadlines")
+
+    reader.subscribe(DiagnosticArray, "/diagnostics", diagnosed, profile(depth=10))
     state = resting_state(verified.task)
     robot = StandInRobot(probe.node, verified.task, lambda: state, rate_hz)
     swapper = None if swap_every_s is None else _Swapper(verified.path, swap_every_s)
@@ -152,6 +163,8 @@ def measure(
             swapper.start()
         count = round(rate_hz * seconds)
         late_s, stamps = np.empty(count), []
+        _until(lambda: bool(told_missed), "diagnosis", log)
+        missed_before = told_missed[-1]
         used_s, begun_s = _cpu_s(process.pid), time.perf_counter()
         for number in range(count):
             due_s = begun_s + number / rate_hz
@@ -165,6 +178,9 @@ def measure(
         while stamps[-1] not in answered_s and time.perf_counter() < end_s:
             time.sleep(0.01)
         share = (_cpu_s(process.pid) - used_s) / (time.perf_counter() - begun_s)
+        told = len(told_missed)
+        _until(lambda: len(told_missed) > told + 1, "diagnosis", log)
+        missed = told_missed[-1] - missed_before
     finally:
         if swapper is not None:
             swapper.close()
@@ -182,7 +198,16 @@ def measure(
     swapping = np.zeros(count, dtype=bool)
     for start_s, finish_s in spans_s:
         swapping |= (start_s - 1.0 / rate_hz <= sent) & (sent <= finish_s)
-    return Measured(taken, late_s, share, swapping, -(-len(spans_s) // 2), len(spans_s) // 2)
+    swaps = -(-len(spans_s) // 2)
+    return Measured(taken, late_s, share, missed, swapping, swaps, len(spans_s) // 2)
+
+
+def _until(done: Callable[[], bool], what: str, log: Path) -> None:
+    deadline_s = time.monotonic() + START_SECONDS
+    while not done():
+        if time.monotonic() > deadline_s:
+            raise NodesError(f"no {what} within {START_SECONDS:g} s; see {log}")
+        time.sleep(0.01)
 
 
 def _cpu_s(process: int) -> float:

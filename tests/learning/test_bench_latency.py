@@ -18,6 +18,7 @@ def test_answers_are_timed(tmp_path, capsys):
     assert row["unanswered"] < 30
     assert 0.05 < row["latency_p50_ms"] < 1000
     assert 0 < row["node_cpu_share"] < 2
+    assert 0 <= row["node_missed_deadlines"] <= 300
     assert result.with_suffix(".png").stat().st_size > 5_000
 
 
@@ -26,9 +27,9 @@ def test_swapped_bundles_are_taken_and_refused_meanwhile(tmp_path, capsys):
     result = tmp_path / "latency.json"
     options = [
         "--rate-hz",
-        "50",
+        "20",
         "--minutes",
-        "0.1",
+        "0.25",
         "--swap-every-s",
         "0.5",
         "--json",
@@ -46,6 +47,7 @@ def measured(taken_s, swapping):
         "taken_s": np.array(taken_s),
         "late_s": np.zeros(len(taken_s)),
         "cpu_share": np.array(0.2),
+        "node_missed": np.array(3),
         "swapping": np.array(swapping),
         "swaps": np.array(2),
         "refusals": np.array(1),
@@ -56,6 +58,7 @@ def test_what_is_late_or_never_comes_is_missed():
     row = summary(measured([0.001, 0.0015, 0.003, np.nan], [False] * 4), period_s=0.002)
     assert (row["states"], row["unanswered"], row["missed_deadlines"]) == (4, 1, 2)
     assert row["missed_share"] == 0.5
+    assert row["node_missed_deadlines"] == 3
     assert row["latency_p50_ms"] == pytest.approx(1.5)
     assert "swaps" not in row
 
