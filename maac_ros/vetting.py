@@ -17,6 +17,7 @@ from pathlib import Path
 
 from maac_ros.bundle import Manifest, load_bundle, manifest_yaml
 from maac_ros.errors import BundleError, MaacError
+from maac_ros.resources import bundle_folder
 
 TRIES: tuple[tuple[tuple[str, ...], float], ...] = (("maac_ros.idle",), 20.0), ((), 60.0)
 """What the program runs in, and for how many seconds at most: at first while nobody else wants the core, which on some
@@ -44,6 +45,7 @@ def vet(path: str, providers: Sequence[str]) -> Vetted:
     Raises:
         BundleError: when the bundle is refused, or verifying it takes for ever.
     """
+    bundle_folder(path)  # a misspelled name needs no process to be told
     done = None
     try:
         for runner, seconds in TRIES:
