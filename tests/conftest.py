@@ -1,9 +1,12 @@
 """Fixtures shared by all tests."""
 
+import os
+
 import pytest
 import yaml
+from filelock import FileLock
 
-from maac_ros.bundle import Bundle
+from maac_ros.bundle import Bundle, load_bundle
 from maac_ros.resources import named_file
 from maac_ros.task import load_task
 
@@ -16,15 +19,21 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def untrained_bundle(tmp_path_factory):
-    """``untrained_bundle(task_name)``: a bundle of random networks, made once a session."""
+    """``untrained_bundle(task_name)``: a bundle of random networks, made once for all workers; not to be changed."""
     from maac_learning.export import export_untrained_bundle
 
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "untrained"
+    shared.mkdir(exist_ok=True)
     made: dict[str, Bundle] = {}
 
     def make(name: str) -> Bundle:
         if name not in made:
-            folder = tmp_path_factory.mktemp("untrained") / name
-            made[name] = export_untrained_bundle(load_task(name), folder)
+            folder = shared / name
+            with FileLock(f"{folder}.lock"):
+                if not folder.exists():
+                    export_untrained_bundle(load_task(name), folder)
+            made[name] = load_bundle(folder)
         return made[name]
 
     return make
