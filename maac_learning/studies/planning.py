@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -44,7 +44,7 @@ class PlanningArguments:
     """Play the same episodes with the policy alone and with planning, and compare the returns in pairs.
 
     Plans have no time budget here: what they are worth is apart from how long they take. Nor does the policy take over
-    where the model does not describe the robot (``maac_ros.monitor``); how often it would is told.
+    where the model does not describe the robot (``maac_ros.monitor``), unless asked for; how often it would is told.
     """
 
     bundles: tuple[str, ...] = ("half_cheetah", "hopper")
@@ -55,6 +55,8 @@ class PlanningArguments:
     """Of the first episode; the others follow."""
     mismatch: bool = False
     """Also with masses, and with frictions, of 0.8 and 1.2 times those that were learned from."""
+    fallback: bool = False
+    """Let the policy take over where the model does not describe the robot, as the nodes do."""
     planner: Path | None = None
     """YAML file with settings of the planner, on top of each task's; see PlannerSettings."""
     jobs: int = 2
@@ -154,6 +156,11 @@ def planning(arguments: Sequence[str]) -> int:
     return 0
 
 
+class _Mode(NamedTuple):
+    use_mpc: bool
+    fallback: bool
+
+
 def compare(
     name: str,
     settings: PlannerSettings,
@@ -166,8 +173,8 @@ def compare(
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
         seeds = range(chosen.seed, chosen.seed + chosen.episodes)
         outcomes = [
-            np.array(list(pool.map(partial(_play, name, settings, change, use_mpc), seeds)))
-            for use_mpc in (False, True)
+            np.array(list(pool.map(partial(_play, name, settings, change, mode), seeds)))
+            for mode in (_Mode(False, False), _Mode(True, chosen.fallback))
         ]
     return Comparison(
         name,
@@ -185,13 +192,13 @@ def _play(
     name: str,
     settings: PlannerSettings,
     change: tuple[str, float] | None,
-    use_mpc: bool,
+    mode: _Mode,
     seed: int,
 ) -> tuple[float, float]:
     """Return of one episode, and the share of its ticks at which the model was doubted."""
     conditions = None if change is None else dict([change])
     ((episode, controller),) = evaluate(
-        load_bundle(name), 1, seed, use_mpc, settings, conditions, model_fallback=False
+        load_bundle(name), 1, seed, mode.use_mpc, settings, conditions, model_fallback=mode.fallback
     )
     return episode.episode_return, controller.statistics.doubted / episode.steps
 
