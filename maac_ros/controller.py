@@ -465,7 +465,7 @@ class Controller:
             values = start + share * (values - start)
         step = settings.action_rate_limit * elapsed_s
         previous = self._or_where_it_is(self._previous, values)
-        # numpy.clip would take four times as long.
+        # numpy.clip takes more than twice as long.
         values = np.minimum(np.maximum(values, previous - step), previous + step)
         low, high = self._range.limits(observation)
         values = np.minimum(np.maximum(values, low), high)

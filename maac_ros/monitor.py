@@ -73,7 +73,7 @@ def _moments(numbers: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _average(numbers: NDArray[np.floating], axis: int) -> NDArray[np.float64]:
-    # A fifth of what numpy.mean takes for a tick's few numbers.
+    # numpy.mean takes almost three times as long for a tick's few numbers.
     total: NDArray[np.float64] = np.add.reduce(numbers, axis=axis, dtype=np.float64)
     return total / numbers.shape[axis]
 
