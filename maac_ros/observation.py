@@ -14,7 +14,7 @@ from maac_ros.terms import DerivedTerm, ObservationEntry
 
 Vector = NDArray[np.float64]
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
 """What networks can take."""
 
 _BELIEVED = 10.0
@@ -213,7 +213,7 @@ class ObservationBuilder:
         Raises:
             ObservationError: naming every entry that is NaN, infinite or too large for single precision.
         """
-        usable = np.abs(observation) <= _LARGEST
+        usable = np.abs(observation) <= LARGEST
         if not usable.all():
             raise ObservationError(
                 "observation is not finite: "

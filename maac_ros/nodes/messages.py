@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from maac_ros.binding import ODOM_FRAME, Binding
 from maac_ros.errors import MaacError, ObservationError
-from maac_ros.observation import JointReading, RobotState, Vector, body_to_world
+from maac_ros.observation import LARGEST, JointReading, RobotState, Vector, body_to_world
 from maac_ros.observation_terms import Goal
 from maac_ros.task import Task
 from maac_ros.terms import Source
@@ -35,9 +35,6 @@ _POINT_FIELDS = (("positions", "position"), ("velocities", "velocity"), ("effort
 
 _SHORTEST, _LONGEST = 0.95, 1.05
 """Norms of what is taken for a unit quaternion: rounding and filters change them by far less."""
-
-_LARGEST = float(np.finfo(np.float32).max)
-"""What networks can take."""
 
 
 class CommandError(MaacError):
@@ -251,7 +248,7 @@ def _require_numbers(source: Source, message: Odometry | Imu, fields: Iterable[s
     """Raise :class:`ObservationError` naming every one of ``fields`` that is NaN, infinite or too large."""
     values = {field: attrgetter(field)(message) for field in fields}
     # Once a vector is turned nobody can tell any more which of its components it was.
-    if bad := [f"{field} = {v:g}" for field, v in values.items() if not abs(v) <= _LARGEST]:
+    if bad := [f"{field} = {v:g}" for field, v in values.items() if not abs(v) <= LARGEST]:
         raise ObservationError(
             f"{source}: {', '.join(bad)}; expected a finite number of single precision"
         )
