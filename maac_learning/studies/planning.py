@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tyro
@@ -156,11 +156,6 @@ def planning(arguments: Sequence[str]) -> int:
     return 0
 
 
-class _Mode(NamedTuple):
-    use_mpc: bool
-    fallback: bool
-
-
 def compare(
     name: str,
     settings: PlannerSettings,
@@ -171,10 +166,11 @@ def compare(
     manifest = load_bundle(name).manifest
     # Fresh processes: threads of ONNX Runtime do not survive a fork.
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
+        robot = name, settings, change, chosen.fallback
         seeds = range(chosen.seed, chosen.seed + chosen.episodes)
         outcomes = [
-            np.array(list(pool.map(partial(_play, name, settings, change, mode), seeds)))
-            for mode in (_Mode(False, False), _Mode(True, chosen.fallback))
+            np.array(list(pool.map(partial(_play, *robot, use_mpc), seeds)))
+            for use_mpc in (False, True)
         ]
     return Comparison(
         name,
@@ -192,13 +188,14 @@ def _play(
     name: str,
     settings: PlannerSettings,
     change: tuple[str, float] | None,
-    mode: _Mode,
+    fallback: bool,
+    use_mpc: bool,
     seed: int,
 ) -> tuple[float, float]:
     """Return of one episode, and the share of its ticks at which the model was doubted."""
     conditions = None if change is None else dict([change])
     ((episode, controller),) = evaluate(
-        load_bundle(name), 1, seed, mode.use_mpc, settings, conditions, model_fallback=mode.fallback
+        load_bundle(name), 1, seed, use_mpc, settings, conditions, model_fallback=fallback
     )
     return episode.episode_return, controller.statistics.doubted / episode.steps
 
