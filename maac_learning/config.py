@@ -188,6 +188,9 @@ class AgentConfig(schema.Description):
     """States an update starts from; rounded up to a multiple of the ensemble's members."""
     updates_per_step: float = Field(default=1.0, gt=0)
     """Updates an environment step."""
+    update_schedule: Literal["interleaved", "after_fit"] = "interleaved"
+    """Updates come between environment steps, or all together after each model fit, so that the policy that begins
+    them is the one whose transitions the model has just learned."""
     critic_warmup: int = Field(default=100, ge=0)
     """Updates of the critics alone after each model fit."""
     fresh_optimizers: bool = False

@@ -205,19 +205,19 @@ class Trainer:
     def advance(self, env_steps: int) -> None:
         """Train for ``env_steps`` environment steps, within ``config.env_steps`` and with no checkpoint at the end."""
         until = min(self._env_steps + env_steps, self.config.env_steps)
-        while (self._env_steps < until or self._update_debt >= 1.0) and not self._stop.is_set():
+        while (self._env_steps < until or self._updates_due()) and not self._stop.is_set():
             self._step()
 
     def _step(self) -> None:
         """One environment step and the learning that is due after it."""
         config = self.config
         # Else a stop came between two updates: first do the rest of them.
-        if self._update_debt < 1.0:
+        if not self._updates_due():
             self._enter("collecting")
             self._collect()
             self._begin_learning()
         self._catch_up()
-        if self._update_debt >= 1.0:
+        if self._updates_due():
             return
         steps = self._env_steps
         due = steps % config.evaluation.every == 0 or steps == config.env_steps
@@ -231,7 +231,19 @@ class Trainer:
             self.export_bundle()
 
     def _unfinished(self) -> bool:
-        return self._env_steps < self.config.env_steps or self._update_debt >= 1.0
+        return self._env_steps < self.config.env_steps or self._updates_due() > 0
+
+    def _updates_due(self) -> int:
+        """Updates to be done before the next environment step."""
+        config, steps = self.config, self._env_steps
+        between_fits = (steps - config.random_steps) % config.model.fit_every != 0
+        if (
+            config.agent.update_schedule == "after_fit"
+            and between_fits
+            and steps < config.env_steps
+        ):
+            return 0
+        return int(self._update_debt)
 
     def _begin_learning(self) -> None:
         """Fit the model where that is due, and count the updates that are."""
@@ -255,7 +267,7 @@ class Trainer:
 
     def _catch_up(self) -> None:
         """Do the updates that are due, unless a stop comes between."""
-        due = int(self._update_debt)
+        due = self._updates_due()
         for done in range(due):
             if self._stop.is_set():
                 return
