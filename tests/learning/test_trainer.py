@@ -99,9 +99,17 @@ def stop_between_two_updates(trainer):
     return 200
 
 
-@pytest.mark.parametrize("stop", [stop_after_a_step, stop_between_two_updates])
-def test_resumed_run_goes_on_exactly_as_the_uninterrupted_one(tmp_path, stop):
-    config = short(agent={**SHORT["agent"], "first_updates": 40})
+@pytest.mark.parametrize(
+    ("stop", "schedule"),
+    [
+        (stop_after_a_step, "interleaved"),
+        (stop_after_a_step, "after_fit"),
+        (stop_between_two_updates, "interleaved"),
+    ],
+)
+def test_resumed_run_goes_on_exactly_as_the_uninterrupted_one(tmp_path, stop, schedule):
+    agent = {**SHORT["agent"], "first_updates": 40, "update_schedule": schedule}
+    config = short(agent=agent)
     whole = Trainer(config, tmp_path / "whole")
     whole.train()
     parted = Trainer(config, tmp_path / "parted")
@@ -117,6 +125,23 @@ def test_resumed_run_goes_on_exactly_as_the_uninterrupted_one(tmp_path, stop):
             np.testing.assert_equal(getattr(a, column), getattr(b, column), err_msg=column)
     for name, value in whole._agent.state().items():
         np.testing.assert_array_equal(value.numpy(), resumed._agent.state()[name].numpy(), name)
+
+
+@pytest.mark.parametrize("schedule", ["interleaved", "after_fit"])
+def test_updates_come_between_the_steps_or_all_after_a_fit(tmp_path, schedule):
+    agent = {"critic_warmup": 0, "first_updates": 40, "update_schedule": schedule}
+    trainer = Trainer(short(env_steps=350, agent=agent), tmp_path / "run")
+    done = []
+    while trainer.env_steps < 350:
+        trainer.advance(1)
+        done.append((trainer.env_steps, trainer._updates))
+    updates = dict(done)
+    assert updates[199] == 0
+    assert updates[200] == 41
+    assert updates[299] == (140 if schedule == "interleaved" else 41)
+    # As many in either way, by the next fit and at the end.
+    assert updates[300] == 141
+    assert updates[350] == 191
 
 
 def test_stop_from_another_thread_leaves_a_checkpoint(tmp_path):
