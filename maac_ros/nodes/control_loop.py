@@ -148,6 +148,7 @@ class ControlLoop:
         self._answered: int | None = None
         self._last: Command | None = None
         self._worst: Command | None = None
+        self._worst_told: Command | None = None
         self._age_s = float("nan")
         self._ticks, self._periods, self._ages, self._stamp_periods = (
             Recorder(_RECORDED) for _ in range(4)
@@ -227,7 +228,10 @@ class ControlLoop:
 
     def report(self) -> LoopReport:
         """What happened, and what was worst since the previous report."""
-        command, self._worst = self._worst or self._last, None
+        # Ticks go on meanwhile: what they write is not cleared here, but remembered as told.
+        worst = self._worst
+        command = self._last if worst is self._worst_told else worst
+        self._worst_told = worst
         missed, began_s = self._missed, self._send_began_s
         missed_now, self._missed_reported = missed - self._missed_reported, missed
         return LoopReport(
@@ -411,7 +415,8 @@ class ControlLoop:
             command = self._controller.overrule(command, overruled)
         self._ticks.add(ended - begun)
         self._last, self._age_s = command, age_s
-        if self._worst is None or _severity(command) > _severity(self._worst):
+        worst = self._worst
+        if worst is None or worst is self._worst_told or _severity(command) > _severity(worst):
             self._worst = command
         if self._recorder is not None:
             self._recorder.take(

@@ -282,6 +282,29 @@ def test_report_tells_the_worst_since_the_previous_one(rig):
     assert made.loop.report().command.mode is Mode.POLICY
 
 
+def test_report_in_the_middle_of_a_tick_stops_nothing(rig, monkeypatch):
+    made = rig("observation")
+    reports = []
+    severity = control_loop._severity
+
+    def meanwhile(command):
+        reports.append(made.loop.report())
+        return severity(command)
+
+    monkeypatch.setattr(control_loop, "_severity", meanwhile)
+    made.loop.start()
+    made.put(made.now_ns, ObservationError("broken"))
+    made.until_sent(1)
+    made.put(made.now_ns + 1)
+    made.until_sent(2)
+    made.put(made.now_ns + 2, ObservationError("broken again"))
+    made.until_sent(3)
+    made.loop.stop()
+    assert made.failures == []
+    assert reports
+    assert made.loop.report().command.reason == "broken again"
+
+
 def test_sources_match_only_with_one_stamp():
     inbox = Inbox(load_task("ant"), wake_on_match=True)
     joints = JointReading(np.zeros(8), np.zeros(8))
