@@ -163,12 +163,12 @@ class Soak:
                 allowed[[names.index("kill"), names.index("restart")]] = 0.0
             name = str(self._random.choice(names, p=allowed / allowed.sum()))
             self.report.events[name] += 1
-            try:
-                kinds[name][1]()
-            except NodesError as reason:
-                self._violate(f"{name}: {reason}")
-            self._require_alive()
-            self._require_recovery()
+            for part in (kinds[name][1], self._require_recovery):
+                try:
+                    part()
+                except NodesError as reason:
+                    self._violate(f"{name}: {reason}")
+                self._require_alive()
         self._sample()
         self._require_alive()
         self.report.minutes = (time.monotonic() - self._begun_s) / 60.0
