@@ -208,6 +208,15 @@ class Trainer:
         while (self._env_steps < until or self._updates_due()) and not self._stop.is_set():
             self._step()
 
+    def update_critics(self, updates: int, target_rate: float | None = None) -> None:
+        """Let the critics learn, and nothing else; with another ``agent.target_rate`` where that is given."""
+        own = self._agent.config
+        if target_rate is not None:
+            self._agent.config = own.model_copy(update={"target_rate": target_rate})
+        for _ in range(updates):
+            self._update(train_actor=False)
+        self._agent.config = own
+
     def _step(self) -> None:
         """One environment step and the learning that is due after it."""
         config = self.config

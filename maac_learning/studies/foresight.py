@@ -41,6 +41,10 @@ class ForesightArguments:
     """Steps of an episode at most."""
     horizons: tuple[int, ...] = (1, 5, 10, 20, 50)
     """Steps over which rewards are summed."""
+    critic_updates: int = 0
+    """Let the critics alone learn first, so many updates, with policy and model as they are."""
+    target_rate: float | None = None
+    """Of these updates, in place of the run's ``agent.target_rate``."""
     seed: int = 100
     """Of the first episode, and of the noise."""
     json: Path | None = None
@@ -80,6 +84,12 @@ def foresight(arguments: Sequence[str]) -> int:
     for name in ("episodes", "steps"):
         if getattr(chosen, name) < 1:
             raise ConfigError(f"--{name}: got {getattr(chosen, name)}; expected at least 1")
+    if chosen.critic_updates < 0:
+        raise ConfigError(f"--critic-updates: got {chosen.critic_updates}; expected at least 0")
+    if chosen.target_rate is not None and not 0 < chosen.target_rate <= 1:
+        raise ConfigError(
+            f"--target-rate: got {chosen.target_rate}; expected more than 0, at most 1"
+        )
     if not chosen.horizons or min(chosen.horizons) < 1:
         raise ConfigError(f"--horizons: got {chosen.horizons}; expected numbers of at least 1")
     print(_HEADING, flush=True)
@@ -91,6 +101,7 @@ def foresight(arguments: Sequence[str]) -> int:
                 f"'{run}': no model has been fitted in this run; expected one that uses it"
             )
         models[run.name] = trainer.config.model.model_dump()
+        trainer.update_critics(chosen.critic_updates, chosen.target_rate)
         for found in look_ahead(trainer, chosen):
             print(_line(run.name, found), flush=True)
             rows.append(
@@ -99,6 +110,8 @@ def foresight(arguments: Sequence[str]) -> int:
                     "task": trainer.task.name,
                     "env_steps": trainer.env_steps,
                     "held_out_mse": trainer.rows[-1].model_mse,
+                    "critic_updates": chosen.critic_updates,
+                    "target_rate": chosen.target_rate or trainer.config.agent.target_rate,
                     **vars(found),
                 }
             )

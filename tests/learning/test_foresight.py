@@ -75,6 +75,20 @@ def test_command_compares_runs_and_writes_evidence(run, tmp_path, capsys):
     assert np.isfinite([row["held_out_mse"], row["imagined_return"]]).all()
 
 
+def test_critics_alone_come_nearer_to_what_their_model_says(run):
+    def behind():
+        found = look_ahead(run, chosen(horizons=(20,)))[0]
+        return abs(found.value - found.expanded_value)
+
+    policy = {name: value.clone() for name, value in run.agent.policy.state_dict().items()}
+    before = behind()
+    run.update_critics(300, target_rate=0.05)
+    assert behind() < 0.5 * before
+    assert run.agent.config == run.config.agent
+    for name, value in run.agent.policy.state_dict().items():
+        assert torch.equal(value, policy[name]), name
+
+
 def test_horizons_below_one_are_refused(run, capsys):
     options = ["--runs", str(run.run_dir), "--horizons", "0"]
     assert main(["study", "foresight", *options]) != 0
