@@ -41,8 +41,8 @@ class ForesightArguments:
     """Steps of an episode at most."""
     horizons: tuple[int, ...] = (1, 5, 10, 20, 50)
     """Steps over which rewards are summed."""
-    critic_updates: int = 0
-    """Let the critics alone learn first, so many updates, with policy and model as they are."""
+    critic_updates: tuple[int, ...] = (0,)
+    """Look after so many updates of the critics alone, with policy and model as they are."""
     target_rate: float | None = None
     """Of these updates, in place of the run's ``agent.target_rate``."""
     seed: int = 100
@@ -81,17 +81,7 @@ class Foresight:
 def foresight(arguments: Sequence[str]) -> int:
     """``maac study foresight``."""
     chosen = tyro.cli(ForesightArguments, prog="maac study foresight", args=list(arguments))
-    for name in ("episodes", "steps"):
-        if getattr(chosen, name) < 1:
-            raise ConfigError(f"--{name}: got {getattr(chosen, name)}; expected at least 1")
-    if chosen.critic_updates < 0:
-        raise ConfigError(f"--critic-updates: got {chosen.critic_updates}; expected at least 0")
-    if chosen.target_rate is not None and not 0 < chosen.target_rate <= 1:
-        raise ConfigError(
-            f"--target-rate: got {chosen.target_rate}; expected more than 0, at most 1"
-        )
-    if not chosen.horizons or min(chosen.horizons) < 1:
-        raise ConfigError(f"--horizons: got {chosen.horizons}; expected numbers of at least 1")
+    _check(chosen)
     print(_HEADING, flush=True)
     rows, models = [], {}
     for run in chosen.runs:
@@ -101,20 +91,23 @@ def foresight(arguments: Sequence[str]) -> int:
                 f"'{run}': no model has been fitted in this run; expected one that uses it"
             )
         models[run.name] = trainer.config.model.model_dump()
-        trainer.update_critics(chosen.critic_updates, chosen.target_rate)
-        for found in look_ahead(trainer, chosen):
-            print(_line(run.name, found), flush=True)
-            rows.append(
-                {
-                    "run": run.name,
-                    "task": trainer.task.name,
-                    "env_steps": trainer.env_steps,
-                    "held_out_mse": trainer.rows[-1].model_mse,
-                    "critic_updates": chosen.critic_updates,
-                    "target_rate": chosen.target_rate or trainer.config.agent.target_rate,
-                    **vars(found),
-                }
-            )
+        done = 0
+        for updates in chosen.critic_updates:
+            trainer.update_critics(updates - done, chosen.target_rate)
+            done = updates
+            for found in look_ahead(trainer, chosen):
+                print(_line(run.name, updates, found), flush=True)
+                rows.append(
+                    {
+                        "run": run.name,
+                        "task": trainer.task.name,
+                        "env_steps": trainer.env_steps,
+                        "held_out_mse": trainer.rows[-1].model_mse,
+                        "critic_updates": updates,
+                        "target_rate": chosen.target_rate or trainer.config.agent.target_rate,
+                        **vars(found),
+                    }
+                )
     if chosen.json is not None:
         evidence.write(
             chosen.json,
@@ -124,6 +117,21 @@ def foresight(arguments: Sequence[str]) -> int:
             model=models,
         )
     return 0
+
+
+def _check(chosen: ForesightArguments) -> None:
+    for name in ("episodes", "steps"):
+        if getattr(chosen, name) < 1:
+            raise ConfigError(f"--{name}: got {getattr(chosen, name)}; expected at least 1")
+    counts = chosen.critic_updates
+    if not counts or min(counts) < 0 or list(counts) != sorted(set(counts)):
+        raise ConfigError(f"--critic-updates: got {counts}; expected rising numbers of at least 0")
+    if chosen.target_rate is not None and not 0 < chosen.target_rate <= 1:
+        raise ConfigError(
+            f"--target-rate: got {chosen.target_rate}; expected more than 0, at most 1"
+        )
+    if not chosen.horizons or min(chosen.horizons) < 1:
+        raise ConfigError(f"--horizons: got {chosen.horizons}; expected numbers of at least 1")
 
 
 def look_ahead(trainer: Trainer, chosen: ForesightArguments) -> list[Foresight]:
@@ -202,12 +210,14 @@ def _compare(
 
 
 _HEADING = (
-    f"{'run':<28}{'horizon':>8}{'states':>8}{'real':>10}{'imagined':>10}{'ended':>8}{'imagined':>10}"
+    f"{'run':<20}{'updates':>8}{'horizon':>8}{'states':>8}{'real':>10}{'imagined':>10}{'ended':>8}{'imagined':>10}"
     f"{'value':>9}{'expanded':>10}"
 )
 
 
-def _line(run: str, found: Foresight) -> str:
-    text = f"{run[-27:]:<28}{found.horizon:>8}{found.states:>8}{found.real_return:>10.2f}"
+def _line(run: str, updates: int, found: Foresight) -> str:
+    text = (
+        f"{run[-19:]:<20}{updates:>8}{found.horizon:>8}{found.states:>8}{found.real_return:>10.2f}"
+    )
     text += f"{found.imagined_return:>10.2f}{found.real_ended:>8.3f}{found.imagined_ended:>10.3f}"
     return f"{text}{found.value:>9.1f}{found.expanded_value:>10.1f}"

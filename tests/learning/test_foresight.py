@@ -68,11 +68,15 @@ def test_episodes_too_short_for_a_horizon_leave_it_out(run):
 def test_command_compares_runs_and_writes_evidence(run, tmp_path, capsys):
     result = tmp_path / "foresight.json"
     options = ["--runs", str(run.run_dir), "--episodes", "2", "--steps", "20", "--horizons", "1"]
+    options += ["--critic-updates", "0", "20", "--target-rate", "0.05"]
     assert main(["study", "foresight", *options, "--json", str(result)]) == 0
     assert "imagined" in capsys.readouterr().out
-    (row,) = evidence.read(result).rows
-    assert (row["task"], row["env_steps"], row["horizon"]) == ("inverted_pendulum", 200, 1)
-    assert np.isfinite([row["held_out_mse"], row["imagined_return"]]).all()
+    rows = evidence.read(result).rows
+    assert [row["critic_updates"] for row in rows] == [0, 20]
+    for row in rows:
+        assert (row["task"], row["env_steps"], row["horizon"]) == ("inverted_pendulum", 200, 1)
+        assert np.isfinite([row["held_out_mse"], row["imagined_return"]]).all()
+    assert rows[0]["value"] != rows[1]["value"]
 
 
 def test_critics_alone_come_nearer_to_what_their_model_says(run):
@@ -89,10 +93,18 @@ def test_critics_alone_come_nearer_to_what_their_model_says(run):
         assert torch.equal(value, policy[name]), name
 
 
-def test_horizons_below_one_are_refused(run, capsys):
-    options = ["--runs", str(run.run_dir), "--horizons", "0"]
-    assert main(["study", "foresight", *options]) != 0
-    assert "--horizons: got (0,)" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--horizons", "0"],
+        ["--critic-updates", "-1"],
+        ["--critic-updates", "20", "10"],
+        ["--target-rate", "0"],
+    ],
+)
+def test_wrong_options_are_refused_by_name(run, capsys, wrong):
+    assert main(["study", "foresight", "--runs", str(run.run_dir), *wrong]) != 0
+    assert f"{wrong[0]}: got " in capsys.readouterr().err
 
 
 def test_a_run_without_a_model_is_refused(tmp_path, capsys):
