@@ -51,6 +51,7 @@ def run(graph: Graph, given: Mapping[str, str]) -> int:
             while not signalled.is_set() and not _ended(processes):
                 signalled.wait(_POLL_SECONDS)
             failed = _first_failure(processes)
+            _tell_of_the_end(processes)
         finally:
             _stop(processes)
     return failed or _first_failure(processes)
@@ -105,6 +106,16 @@ def _first_failure(processes: Sequence[_Process]) -> int:
     codes = [process.popen.poll() or 0 for process in processes]
     failures = [code for code in codes if code not in (0, -signal.SIGINT)]
     return next((128 - code if code < 0 else code for code in failures), 0)
+
+
+def _tell_of_the_end(processes: Sequence[_Process]) -> None:
+    """Say which processes have ended by themselves, and that the others end for it."""
+    for process in processes:
+        code = process.popen.poll()
+        if code is not None:
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+            told = f"[maac up] {process.name} has ended {how}; ending the others"
+            print(told, file=sys.stderr, flush=True)
 
 
 def _stop(processes: Sequence[_Process]) -> None:

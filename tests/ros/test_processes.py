@@ -142,6 +142,7 @@ def test_graph_ends_when_a_node_fails(start, untrained_bundle):
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "does not fit task 'hopper'" in output
+    assert "policy_node has ended with code 1; ending the others" in output
 
 
 PRESET = """
