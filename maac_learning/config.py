@@ -180,7 +180,8 @@ class AgentConfig(schema.Description):
     discount: float = Field(default=0.995, gt=0, lt=1)
     """Gamma, a control step."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
-    """Share of the critics that moves into the target critics at each update."""
+    """Share of the critics that moves into the target critics at each update: in about as many updates as its inverse,
+    what is known of a state travels back by ``critic_horizon`` steps."""
     policy_average_rate: float = Field(default=0.005, gt=0, le=1)
     """Share of the policy that moves, at each update, into the averaged policy, which is what is evaluated and
     exported; at 1 that is the policy itself."""
