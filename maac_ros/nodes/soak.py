@@ -33,6 +33,7 @@ from maac_ros.nodes.observer import (
 )
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.timing import Summary
+from maac_ros.vetting import TRIES
 
 if TYPE_CHECKING:
     from maac_ros.nodes.faults import MessageFault
@@ -44,6 +45,9 @@ GRACE_S = 1.0
 
 RECOVERY_S = 10.0
 """After which a robot without faults must be commanded again."""
+
+_PATIENCE_S = START_SECONDS + sum(seconds for _, seconds in TRIES)
+"""For an answer: a bundle is verified where nobody else wants the core, before it is where others do."""
 
 _MEAN_PAUSE_S = 2.0
 _SAMPLE_EVERY_S = 10.0
@@ -324,10 +328,10 @@ class Soak:
             raise NodesError(f"{name} = {value!r} was refused: {reason}")
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + _PATIENCE_S
         while not done():
             if time.monotonic() > deadline:
-                raise NodesError(f"no {what} within {START_SECONDS:g} s; see {self._log}")
+                raise NodesError(f"no {what} within {_PATIENCE_S:g} s; see {self._log}")
             self._spin()
 
     def _spin_for(self, seconds: float) -> None:
