@@ -46,8 +46,8 @@ GRACE_S = 1.0
 RECOVERY_S = 10.0
 """After which a robot without faults must be commanded again."""
 
-_PATIENCE_S = START_SECONDS + sum(seconds for _, seconds in TRIES)
-"""For an answer: a bundle is verified where nobody else wants the core, before it is where others do."""
+_LOADING_S = START_SECONDS + sum(seconds for _, seconds in TRIES)
+"""For an answer about a bundle: it is verified where nobody else wants the core, before it is where others do."""
 
 _MEAN_PAUSE_S = 2.0
 _SAMPLE_EVERY_S = 10.0
@@ -131,6 +131,9 @@ class Soak:
         ):
             node.create_subscription(Float64MultiArray, topic, take, profile(depth=1000))
         self._remote = Remote(node, "/policy_node", self._until)
+        self._loader = Remote(
+            node, "/policy_node", lambda done, what: self._until(done, what, _LOADING_S)
+        )
         self.report = Report()
         self._begun_s = time.monotonic()
 
@@ -217,11 +220,11 @@ class Soak:
             raise NodesError("mpc.horizon = -3 was taken")
 
     def _reload(self) -> None:
-        if not self._remote.trigger("reload"):
+        if not self._loader.trigger("reload"):
             raise NodesError("the good bundle was refused")
 
     def _bad_reload(self) -> None:
-        self._remote.refuses_bundle("/nowhere")
+        self._loader.refuses_bundle("/nowhere")
 
     def _press_stop(self) -> None:
         if not self._remote.trigger("stop"):
@@ -327,11 +330,11 @@ class Soak:
         if reason := self._remote.set(name, value):
             raise NodesError(f"{name} = {value!r} was refused: {reason}")
 
-    def _until(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
+    def _until(self, done: Callable[[], bool], what: str, limit_s: float = START_SECONDS) -> None:
+        deadline = time.monotonic() + limit_s
         while not done():
             if time.monotonic() > deadline:
-                raise NodesError(f"no {what} within {_PATIENCE_S:g} s; see {self._log}")
+                raise NodesError(f"no {what} within {limit_s:g} s; see {self._log}")
             self._spin()
 
     def _spin_for(self, seconds: float) -> None:
