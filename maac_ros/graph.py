@@ -187,6 +187,11 @@ _RATE_LIMIT = Argument(
 _RECOVERY = Argument(
     "recovery_ticks", 5, "ticks in a row without a fault that end the safe command"
 )
+_TICK_LIMIT = Argument(
+    "tick_limit_ms",
+    0.0,
+    "a tick that takes longer is overruled by the safe command, ms; 0 for five control periods, at least 100 ms",
+)
 _ROBOT = Argument(
     "robot",
     "",
@@ -264,6 +269,7 @@ SIM_DEPLOY = Graph(
         ),
         _MAX_AGE,
         _RATE_LIMIT,
+        _TICK_LIMIT,
         _RECOVERY,
         Argument("stop_after_ms", 0.0, "a longer fault latches the stop, ms; 0 for never"),
         _RECORD,
@@ -284,7 +290,7 @@ SIM_DEPLOY = Graph(
             "policy_node",
             parameters={
                 **_refs("task", "bundle", "robot", "use_mpc", "seed", "trigger", "goals"),
-                **_refs("max_observation_age_ms", "action_rate_limit"),
+                **_refs("max_observation_age_ms", "action_rate_limit", "tick_limit_ms"),
                 **_refs("recovery_ticks", "stop_after_ms", "record"),
                 "use_sim_time": True,
                 "reliable_sensors": True,
@@ -328,6 +334,7 @@ ROBOT = Graph(
         ),
         _MAX_AGE,
         _RATE_LIMIT,
+        _TICK_LIMIT,
         Argument(
             "engage_ms", 500.0, "time over which the policy takes over when it begins to act, ms"
         ),
@@ -356,6 +363,7 @@ ROBOT = Graph(
                 "trigger",
                 "max_observation_age_ms",
                 "action_rate_limit",
+                "tick_limit_ms",
                 "engage_ms",
                 "recovery_ticks",
                 "stop_after_ms",

@@ -28,6 +28,9 @@ from maac_ros.timing import Recorder, Summary
 _LOCKSTEP_TICK_SECONDS = 0.2
 """A tick in lockstep takes a few milliseconds; where none comes for so long on average, none will."""
 
+_NO_TICK_LIMIT_MS = 60_000.0
+"""The simulator waits in lockstep: a machine that is busy for a moment must not change the episode."""
+
 SWITCH_TICKS = 50
 """Ticks between two switches of ``use_mpc`` in the third episode."""
 
@@ -151,6 +154,7 @@ def play_in_lockstep(
     arguments = {
         "seed": seed,
         "mode": "lockstep",
+        "tick_limit_ms": _NO_TICK_LIMIT_MS,
         **{f"{name}_factor": getattr(conditions, name) for name in ("mass", "friction", "gain")},
         "delay_steps": conditions.delay_steps,
         **joints,

@@ -84,6 +84,7 @@ def play_through_nodes(bench, bundle, path, task):
         task=str(path),
         trigger="observation",
         goals="drawn",
+        tick_limit_ms=60_000.0,  # a busy machine must not have a tick overruled
         reliable_sensors=True,
         use_sim_time=True,
     )

@@ -105,6 +105,7 @@ def test_whole_graph_in_lockstep_plays_the_episode_of_the_environment(
 ):
     bundle, path = untrained_bundle("half_cheetah"), short_task("half_cheetah", 100)
     words = [f"task:={path}", f"bundle:={bundle.path}", "mode:=lockstep", "seed:=5", "episodes:=1"]
+    words += ["tick_limit_ms:=60000"]  # a busy machine must not have a tick overruled
     output, _ = start("maac_ros.up", "sim_deploy", *words).communicate(timeout=30)
     settings = ControllerSettings(bundle.task.planner, mpc_budget_s=np.inf)
     expected = run_episode(Controller(bundle, settings), TaskEnv(load_task(path)), seed=5)

@@ -27,6 +27,7 @@ def play(bench, bundle, path, robot):
         robot=robot,
         trigger="observation",
         goals="drawn",
+        tick_limit_ms=60_000.0,  # a busy machine must not have a tick overruled
         reliable_sensors=True,
         use_sim_time=True,
     )
