@@ -35,7 +35,7 @@ class LatencyArguments:
     rate_hz: float = 500.0
     """States a second."""
     minutes: float = 10.0
-    """How long."""
+    """How long; with --swap-every-s, until a bundle has been taken and another refused."""
     bundle: str = "inverted_pendulum"
     """Shipped bundle name, or path to a bundle."""
     swap_every_s: float | None = None
@@ -96,7 +96,7 @@ def summary(measured: Mapping[str, NDArray[Any]], period_s: float) -> dict[str, 
     came = taken_s[np.isfinite(taken_s)]
     times = Summary.of(came)
     missed = ~(taken_s <= period_s)
-    row = {
+    row: dict[str, Any] = {
         "states": len(taken_s),
         "unanswered": len(taken_s) - len(came),
         "missed_deadlines": int(missed.sum()),
@@ -113,7 +113,7 @@ def summary(measured: Mapping[str, NDArray[Any]], period_s: float) -> dict[str, 
         row["swaps"], row["refusals"] = int(measured["swaps"]), int(measured["refusals"])
         for name, part in (("swapping", swapping), ("otherwise", ~swapping)):
             row[f"states_{name}"] = int(part.sum())
-            row[f"missed_share_{name}"] = float(missed[part].mean())
+            row[f"missed_share_{name}"] = float(missed[part].mean()) if part.any() else None
     return row
 
 

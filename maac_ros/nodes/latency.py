@@ -3,7 +3,8 @@
 ``python -m maac_ros.nodes.latency BUNDLE --rate R --seconds S --out FILE.npz`` runs the policy node as a process of its
 own, without planning, and plays its robot: a state at each deadline of a steady clock, stamped when it is published. A
 command tells, in the label of its layout, which stamp it answers. With ``--swap-every S`` the node is meanwhile given
-another bundle every so often, in turn the same one again and one that is not there, which it must refuse.
+another bundle every so often, in turn the same one again and one that is not there, which it must refuse; it goes on
+after the S seconds until both have happened.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from numpy.typing import NDArray
 
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import MaacError
-from maac_ros.nodes.observer import START_SECONDS, NodesError, Probe, start_policy_node
+from maac_ros.nodes.observer import (
+    LOADING_SECONDS,
+    START_SECONDS,
+    NodesError,
+    Probe,
+    start_policy_node,
+)
 from maac_ros.observation import Vector
 
 
@@ -75,10 +82,15 @@ class _Swapper:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether no bundle has been taken, or none refused, yet, and will be."""
+        return len(self.spans_s) < 2 and self.failure is None
+
     def close(self) -> None:
         self._ending.set()
         if self._thread.is_alive():
-            self._thread.join(START_SECONDS)
+            self._thread.join(LOADING_SECONDS)
         self._probe.close()
 
     def _run(self) -> None:
@@ -95,17 +107,17 @@ class _Swapper:
             self.failure = reason
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
-        deadline_s = time.monotonic() + START_SECONDS
+        deadline_s = time.monotonic() + LOADING_SECONDS
         while not done():
             if time.monotonic() > deadline_s:
-                raise NodesError(f"no {what} within {START_SECONDS:g} s")
+                raise NodesError(f"no {what} within {LOADING_SECONDS:g} s")
             self._probe.spin(0.02)
 
 
 def measure(
     bundle: str, rate_hz: float, seconds: float, log: Path, swap_every_s: float | None = None
 ) -> Measured:
-    """Send N = rate * seconds states and listen to the answers.
+    """Send N = rate * seconds states, more where no bundle has been taken and none refused by then, and listen.
 
     Args:
         bundle: folder of the bundle, or the name of a shipped one.
@@ -162,17 +174,19 @@ def measure(
         if swapper is not None:
             swapper.start()
         count = round(rate_hz * seconds)
-        late_s, stamps = np.empty(count), []
+        late_s: list[float] = []
+        stamps: list[int] = []
         _until(lambda: bool(told_missed), "diagnosis", log)
         missed_before = told_missed[-1]
         used_s, begun_s = _cpu_s(process.pid), time.perf_counter()
-        for number in range(count):
-            due_s = begun_s + number / rate_hz
+        while len(stamps) < count or (swapper is not None and swapper.incomplete):
+            due_s = begun_s + len(stamps) / rate_hz
             if (left_s := due_s - time.perf_counter()) > 0:
                 time.sleep(left_s)
             now_s = time.perf_counter()
             stamp_ns = robot.publish()
-            sent_s[stamp_ns], late_s[number] = now_s, now_s - due_s
+            sent_s[stamp_ns] = now_s
+            late_s.append(now_s - due_s)
             stamps.append(stamp_ns)
         end_s = time.perf_counter() + 1.0
         while stamps[-1] not in answered_s and time.perf_counter() < end_s:
@@ -195,11 +209,11 @@ def measure(
     sent = np.array([sent_s[stamp] for stamp in stamps])
     taken = np.array([answered_s.get(stamp, np.nan) for stamp in stamps]) - sent
     spans_s = swapper.spans_s if swapper is not None else []
-    swapping = np.zeros(count, dtype=bool)
+    swapping = np.zeros(len(stamps), dtype=bool)
     for start_s, finish_s in spans_s:
         swapping |= (start_s - 1.0 / rate_hz <= sent) & (sent <= finish_s)
     swaps = -(-len(spans_s) // 2)
-    return Measured(taken, late_s, share, missed, swapping, swaps, len(spans_s) // 2)
+    return Measured(taken, np.array(late_s), share, missed, swapping, swaps, len(spans_s) // 2)
 
 
 def _until(done: Callable[[], bool], what: str, log: Path) -> None:

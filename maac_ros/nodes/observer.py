@@ -16,9 +16,13 @@ import yaml
 
 from maac_ros.errors import MaacError
 from maac_ros.task import Task
+from maac_ros.vetting import TRIES
 
 START_SECONDS = 30.0
 """Time for the nodes to come up, and for each answer of theirs."""
+
+LOADING_SECONDS = START_SECONDS + sum(seconds for _, seconds in TRIES)
+"""For an answer about a bundle: it is verified where nobody else wants the core, before it is where others do."""
 
 
 class NodesError(MaacError):

@@ -25,6 +25,7 @@ import numpy as np
 from maac_ros.bundle import Bundle, load_bundle
 from maac_ros.errors import MaacError
 from maac_ros.nodes.observer import (
+    LOADING_SECONDS,
     START_SECONDS,
     NodesError,
     Probe,
@@ -33,7 +34,6 @@ from maac_ros.nodes.observer import (
 )
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.timing import Summary
-from maac_ros.vetting import TRIES
 
 if TYPE_CHECKING:
     from maac_ros.nodes.faults import MessageFault
@@ -45,9 +45,6 @@ GRACE_S = 1.0
 
 RECOVERY_S = 10.0
 """After which a robot without faults must be commanded again."""
-
-_LOADING_S = START_SECONDS + sum(seconds for _, seconds in TRIES)
-"""For an answer about a bundle: it is verified where nobody else wants the core, before it is where others do."""
 
 _MEAN_PAUSE_S = 2.0
 _SAMPLE_EVERY_S = 10.0
@@ -132,7 +129,7 @@ class Soak:
             node.create_subscription(Float64MultiArray, topic, take, profile(depth=1000))
         self._remote = Remote(node, "/policy_node", self._until)
         self._loader = Remote(
-            node, "/policy_node", lambda done, what: self._until(done, what, _LOADING_S)
+            node, "/policy_node", lambda done, what: self._until(done, what, LOADING_SECONDS)
         )
         self.report = Report()
         self._begun_s = time.monotonic()
