@@ -96,7 +96,7 @@ def test_values_are_shown_in_brief_without_the_whole_of_them_being_written():
     begun = time.perf_counter()
     assert schema.brief(value).startswith("[[[[[[")
     assert len(schema.brief({"a": value, "b": "y" * 10**7})) <= 60
-    assert time.perf_counter() - begun < 60.0  # writing it all would take longer than anybody lives
+    assert time.perf_counter() - begun < 1.0
     assert schema.brief({"a": 1.5}) == "{'a': 1.5}"
 
 

@@ -15,7 +15,7 @@ def test_answers_are_timed(tmp_path, capsys):
     assert main(["bench", "latency", *options]) == 0
     (row,) = evidence.read(result).rows
     assert row["states"] == 300
-    assert row["unanswered"] < row["states"]
+    assert row["unanswered"] < row["states"] / 2
     assert 0.05 < row["latency_p50_ms"] < 1000
     assert 0 < row["node_cpu_share"] < 2
     assert 0 <= row["node_missed_deadlines"] <= 300
@@ -41,7 +41,7 @@ def test_swapped_bundles_are_taken_and_refused_meanwhile(tmp_path, capsys):
     # It goes on until both have happened, however long a busy machine takes to load a bundle.
     assert row["states"] >= 300
     assert 0 < row["states_swapping"] < row["states"]
-    assert row["unanswered"] < row["states"]
+    assert row["unanswered"] < row["states"] / 2
 
 
 def measured(taken_s, swapping):
