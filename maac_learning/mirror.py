@@ -16,9 +16,9 @@ from maac_ros.simulation import Simulation
 from maac_ros.task import Task
 
 _TRIALS = 20
-_TOLERANCE = 1e-3
+_TOLERANCE = 0.03
 """Share of a quantity's spread by which a robot and its mirror image may differ after a step: contacts are solved in
-another order."""
+another order, and no robot is built quite alike on both sides. A model's own error is some times as much."""
 
 
 class MirrorImage(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,20 +19,35 @@ class AliveReward(RewardBase):
         return 1.0 - step.terminated
 
 
-class VelocityReward(RewardBase):
+class _EntryTerm(RewardBase):
+    """What a term gives for one observation entry, or summed over several."""
+
+    entry: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    """Name of an observation entry, for example ``rootx/velocity``, or a list of several."""
+
+    def entries(self) -> tuple[str, ...]:
+        return (self.entry,) if isinstance(self.entry, str) else self.entry
+
+    def value(self, step: Transition) -> Values:
+        if isinstance(self.entry, str):
+            at = step.index[self.entry]
+            return self._of(step, step.observation[..., at], step.following[..., at])
+        each = [step.index[name] for name in self.entry]
+        return self._of(step, step.observation[..., each], step.following[..., each]).sum(-1)
+
+    def _of(self, step: Transition, before: Values, after: Values) -> Values:
+        """The value of an entry (...,), or of each of N entries (..., N)."""
+        raise NotImplementedError
+
+
+class VelocityReward(_EntryTerm):
     """A velocity, an observation entry in m/s or rad/s, averaged over the step."""
 
     term: Literal["velocity"]
-    entry: str
-    """Name of an observation entry, for example ``rootx/velocity``."""
 
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
-
-    def value(self, step: Transition) -> Values:
-        at = step.index[self.entry]
+    def _of(self, step: Transition, before: Values, after: Values) -> Values:
         # The mean over the step moves the robot by as much.
-        return 0.5 * (step.observation[..., at] + step.following[..., at])
+        return 0.5 * (before + after)
 
 
 class EffortReward(RewardBase):
@@ -44,20 +59,20 @@ class EffortReward(RewardBase):
         return (step.action**2).sum(-1)
 
 
-class _DistanceTerm(RewardBase):
-    entry: str
-    """Name of an observation entry, for example ``elbow/position``."""
+class _DistanceTerm(_EntryTerm):
     target: float | str
     """In the entry's unit; or the name of another entry, such as ``goal/elbow``."""
 
     def entries(self) -> tuple[str, ...]:
-        return (self.entry, self.target) if isinstance(self.target, str) else (self.entry,)
+        of = super().entries()
+        return (*of, self.target) if isinstance(self.target, str) else of
 
-    def _distance(self, step: Transition) -> Values:
+    def _distance(self, step: Transition, after: Values) -> Values:
         target = self.target
         if isinstance(target, str):
             target = step.following[..., step.index[target]]
-        return step.following[..., step.index[self.entry]] - target
+            target = target if isinstance(self.entry, str) else target[..., None]
+        return after - target
 
 
 class ClosenessReward(_DistanceTerm):
@@ -67,8 +82,8 @@ class ClosenessReward(_DistanceTerm):
     scale: float = Field(gt=0)
     """In the entry's unit."""
 
-    def value(self, step: Transition) -> Values:
-        distance = self._distance(step) / self.scale
+    def _of(self, step: Transition, before: Values, after: Values) -> Values:
+        distance = self._distance(step, after) / self.scale
         return 1.0 / (1.0 + distance * distance)
 
 
@@ -79,27 +94,21 @@ class SquareReward(_DistanceTerm):
     target: float | str = 0.0
     """As above."""
 
-    def value(self, step: Transition) -> Values:
-        distance = self._distance(step)
+    def _of(self, step: Transition, before: Values, after: Values) -> Values:
+        distance = self._distance(step, after)
         return distance * distance
 
 
-class ChangeReward(RewardBase):
+class ChangeReward(_EntryTerm):
     """The square of an observation entry's change within a step; its weight is negative where change costs.
 
     Of a ``last_command`` it makes commands smooth.
     """
 
     term: Literal["change"]
-    entry: str
-    """Name of an observation entry, for example ``elbow/last_command``."""
 
-    def entries(self) -> tuple[str, ...]:
-        return (self.entry,)
-
-    def value(self, step: Transition) -> Values:
-        at = step.index[self.entry]
-        change = step.following[..., at] - step.observation[..., at]
+    def _of(self, step: Transition, before: Values, after: Values) -> Values:
+        change = after - before
         return change * change
 
 

@@ -27,8 +27,8 @@ class Joint(schema.Description):
 class FloatingBase(schema.Description):
     """The body that carries a free joint; on a robot its state comes from ``nav_msgs/Odometry``."""
 
-    joint: str
-    """Name of the free joint in the MJCF."""
+    joint: str | None = None
+    """Name of the free joint in the MJCF; without one the only free joint there, which many MJCFs do not name."""
     frame: str = "base_link"
     """``child_frame_id`` of the odometry."""
     imu_frame: str = "imu_link"

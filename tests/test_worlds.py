@@ -217,6 +217,11 @@ def test_the_arm_lifts_itself_with_its_own_motors():
             lambda d: d["reward"]["analytic"][1].update(entry="rail/effort"),
             r"reward\.analytic\.1\.entry: unknown observation entry 'rail/effort'",
         ),
+        (
+            lambda d: d["reward"]["analytic"][1].update(entry=["rail/position", "rail/effort"]),
+            r"reward\.analytic\.1\.entry: unknown observation entry 'rail/effort'",
+        ),
+        (lambda d: d["reward"]["analytic"][1].update(entry=[]), r"reward\.analytic\.1"),
         (lambda d: d["reward"]["analytic"][1].update(scale=0), "scale: got 0"),
         (
             lambda d: d["simulation"].update(
@@ -262,6 +267,75 @@ def test_files_that_are_no_world_are_refused(cart):
     task = load_task(cart(lambda d: d["simulation"].update(mjcf="worlds/none.xml")))
     with pytest.raises(ConfigError, match=r"'worlds/none\.xml' does not exist.*two_joint_arm\.xml"):
         Simulation(task)
+
+
+BASE = """
+<mujoco>
+  <option timestep="0.01"/>
+  <worldbody>
+    <body><freejoint{name}/><geom size="0.1"/>
+      <body><joint name="rail" type="slide"/><geom size="0.1"/></body>
+    </body>{other}
+  </worldbody>
+  <actuator><motor joint="rail" gear="5" ctrllimited="true" ctrlrange="-2 1"/></actuator>
+</mujoco>
+"""
+
+
+def floating(joint=None):
+    def change(task):
+        task["robot"]["base"] = {} if joint is None else {"joint": joint}
+        task["observation"].append({"term": "base_position", "axes": ["z"]})
+        task["simulation"].pop("keyframe")
+
+    return change
+
+
+def test_the_only_free_joint_needs_no_name(cart):
+    simulation = Simulation(load_task(cart(floating(), BASE.format(name="", other=""))))
+    simulation.reset(seed=0)
+    falling = simulation.step(np.array([0.0])).state
+    assert falling.base_position[2] < 0
+    assert falling.base_linear_velocity[2] < 0
+
+
+BALL = "<body pos='1 0 0'><freejoint name='ball'/><geom size='0.1'/></body>"
+
+
+@pytest.mark.parametrize(
+    ("joint", "mjcf", "message"),
+    [
+        (None, MJCF, r"robot\.base\.joint: missing, and cart\.xml has 0 free joints"),
+        (None, BASE.format(name="", other=BALL), r"missing, and cart\.xml has 2 free joints"),
+        ("rail", BASE.format(name="", other=""), r"robot\.base\.joint: 'rail' is not a free joint"),
+        ("root", BASE.format(name=" name='base'", other=""), "no joint 'root'.*one of: base, rail"),
+    ],
+)
+def test_a_base_that_the_world_does_not_have_is_refused(cart, joint, mjcf, message):
+    task = load_task(cart(floating(joint), mjcf))
+    with pytest.raises(TaskError, match=message):
+        Simulation(task)
+
+
+def test_a_reward_for_several_entries_is_the_sum_of_those_for_each(cart):
+    both = ["rail/position", "rail/velocity"]
+    terms = [
+        {"term": "closeness", "target": 1, "scale": 0.5, "weight": 2},
+        {"term": "square", "target": "rail/velocity", "weight": -4},
+        {"term": "velocity", "weight": 3},
+        {"term": "change", "weight": 5},
+    ]
+
+    def reward(analytic):
+        path = cart(lambda task: task["reward"].update(analytic=analytic))
+        simulation = Simulation(load_task(path))
+        simulation.reset(seed=0)
+        return simulation.step(np.array([-1.5])).reward
+
+    for term in terms:
+        single = [reward([{**term, "entry": name}]) for name in both]
+        assert single[0] != single[1]
+        assert reward([{**term, "entry": both}]) == pytest.approx(sum(single), abs=1e-12)
 
 
 def test_shipped_worlds_stay_names_and_ones_own_become_paths(cart, tmp_path):
