@@ -246,7 +246,9 @@ def test_files_that_are_not_a_task_are_refused(tmp_path, content):
 
 
 def test_unknown_task_lists_the_shipped_ones():
-    with pytest.raises(ConfigError, match=r"unknown task 'cartwheel'.*ant, half_cheetah, hopper"):
+    with pytest.raises(
+        ConfigError, match=r"unknown task 'cartwheel'.*ant, go1, half_cheetah, hopper"
+    ):
         load_task("cartwheel")
     with pytest.raises(ConfigError, match=r"task file 'nowhere/x\.yaml' does not exist"):
         load_task("nowhere/x.yaml")

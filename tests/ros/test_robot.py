@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import quadruped
 import servo_robot
 import yaml
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64, Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
@@ -84,6 +85,30 @@ def test_position_targets_go_to_a_trajectory_controller(bench, tmp_path):
     (point,) = trajectories[0].points
     assert point.time_from_start.nanosec == 20_000_000
     assert 0.15 <= point.positions[1] <= 0.25
+
+
+def test_the_quadruped_is_told_positions_in_the_order_of_its_controller(
+    bench, short_task, tmp_path, monkeypatch
+):
+    pytest.importorskip("mujoco_menagerie", reason="mujoco-menagerie is not installed")
+    monkeypatch.setenv("MENAGERIE_ROOT", str(quadruped.stand_in(tmp_path / "menagerie")))
+    path = short_task("go1", 30)
+    bundle = export_untrained_bundle(load_task(path), tmp_path / "bundle")
+    ((expected, _),) = evaluate(bundle, 1, SEED, use_mpc=False)
+    states = bench.listen(JointState, "joint_states", ALL)
+    readings = bench.listen(Imu, "imu_sensor_broadcaster/imu", ALL)
+    commands = bench.listen(Float64MultiArray, "forward_position_controller/commands", ALL)
+    got = play(bench, bundle, path, "go1")
+    assert got == pytest.approx(expected.episode_return, rel=1e-9)
+    assert states[0].name == quadruped.JOINTS
+    assert readings[0].header.frame_id == "imu_link"
+    # Hip, thigh and calf, leg by leg; those of the left first.
+    for message in commands:
+        hip, thigh, calf = np.reshape(message.data, (4, 3)).T
+        assert (abs(hip) <= 0.3).all()
+        assert (abs(thigh - 0.9) <= 0.6).all()
+        assert (abs(calf + 1.8) <= 0.6).all()
+    assert len(commands) >= 30
 
 
 def test_robot_that_does_not_go_with_the_task_is_refused(bench, untrained_bundle):
