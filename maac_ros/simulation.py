@@ -21,7 +21,7 @@ from maac_ros.observation import ObservationBuilder, RobotState, Vector
 from maac_ros.rules import Rules
 from maac_ros.safe_command import SafeCommand
 from maac_ros.task import Task
-from maac_ros.worlds import joint_id, make_world
+from maac_ros.worlds import free_joint_id, joint_id, make_world
 
 logger = logging.getLogger(__name__)
 
@@ -314,27 +314,10 @@ class Simulation:
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
 
     def _base_address(self) -> tuple[int, int] | None:
-        base = self.task.robot.base
-        if base is None:
+        if self.task.robot.base is None:
             return None
-        joint = self._free_joint(base.joint)
+        joint = free_joint_id(self._world, self.task)
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
-
-    def _free_joint(self, name: str | None) -> int:
-        """MuJoCo's index of the free joint of this name, or of the only one."""
-        where = f"task '{self.task.name}': robot.base.joint: "
-        if name is None:
-            free = np.flatnonzero(self.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
-            if free.size != 1:
-                raise TaskError(
-                    f"{where}missing, and {self._world.name} has {free.size} free joints; expected the name of one, or "
-                    "a world that has exactly one"
-                )
-            return int(free[0])
-        joint = joint_id(self._world, self.task, name, "robot.base.joint")
-        if self.model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
-            raise TaskError(f"{where}'{name}' is not a free joint in {self._world.name}")
-        return joint
 
     def _actuator(self, entry: ActionEntry) -> int:
         joint = joint_id(self._world, self.task, entry.joint, "action")

@@ -31,7 +31,7 @@ from maac_ros.resources import named_file
 from maac_ros.reward_terms import Reward
 from maac_ros.robot import Mirror, Robot
 from maac_ros.terms import DerivedTerm, ObservationEntry, Source
-from maac_ros.world_terms import Simulation
+from maac_ros.world_terms import BaseReset, Simulation
 
 
 class Control(schema.Description):
@@ -112,6 +112,11 @@ class Task(schema.Description):
                     raise ValueError(
                         f"{section}.{position}.term: '{term.term}' needs a floating base; robot.base is missing"
                     )
+        for position, reset in enumerate(self.simulation.reset):
+            if isinstance(reset, BaseReset) and self.robot.base is None:
+                raise ValueError(
+                    f"simulation.reset.{position}.term: '{reset.term}' needs a floating base; robot.base is missing"
+                )
         tellers = {term.source for term in self.observation if isinstance(term, InertialTerm)}
         if len(tellers) > 1:
             raise ValueError(

@@ -6,6 +6,7 @@ A world is MuJoCo's model and data, a way to begin an episode, and one control p
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import gymnasium
@@ -16,6 +17,7 @@ from maac_ros.errors import TaskError
 from maac_ros.observation import Vector
 from maac_ros.resources import world_file
 from maac_ros.task import Task
+from maac_ros.world_terms import JointReset, ResetTerm
 
 _FRAME_SIZE = 480
 """Width and height of a rendered frame, pixels."""
@@ -80,6 +82,28 @@ def joint_id(world: World, task: Task, name: str, field: str) -> int:
             f"task '{task.name}': {field}: no joint '{name}' in {world.name}; expected one of: {known}"
         )
     return int(joint)
+
+
+def free_joint_id(world: World, task: Task) -> int:
+    """MuJoCo's index of the joint that carries the floating base: the one that the task names, or the only one.
+
+    Raises:
+        TaskError: when there is no such joint, or more than one.
+    """
+    assert task.robot.base is not None
+    name, where = task.robot.base.joint, f"task '{task.name}': robot.base.joint: "
+    if name is None:
+        free = np.flatnonzero(world.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
+        if free.size != 1:
+            raise TaskError(
+                f"{where}missing, and {world.name} has {free.size} free joints; expected the name of one, or a world "
+                "that has exactly one"
+            )
+        return int(free[0])
+    joint = joint_id(world, task, name, "robot.base.joint")
+    if world.model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
+        raise TaskError(f"{where}'{name}' is not a free joint in {world.name}")
+    return joint
 
 
 class GymnasiumWorld:
@@ -177,9 +201,7 @@ class MjcfWorld:
             )
         self._keyframe = self._keyframe_id(task)
         self._spreads = [
-            (self._address(task, term.term, joint), term.offset)
-            for term in simulation.reset
-            for joint in term.joints
+            (place, term.offset) for term in simulation.reset for place in self._places(task, term)
         ]
         self._random = np.random.default_rng()
         self._renders = render_mode == "rgb_array"
@@ -204,9 +226,8 @@ class MjcfWorld:
             mujoco.mj_resetData(self.model, self.data)
         else:
             mujoco.mj_resetDataKeyframe(self.model, self.data, self._keyframe)
-        for (quantity, address), (low, high) in self._spreads:
-            values = self.data.qpos if quantity == "joint_position" else self.data.qvel
-            values[address] += self._random.uniform(low, high)
+        for place, (low, high) in self._spreads:
+            place.add(self.data, self._random.uniform(low, high))
         mujoco.mj_forward(self.model, self.data)
         self._elapsed_steps = 0
 
@@ -243,9 +264,41 @@ class MjcfWorld:
             )
         return int(key)
 
-    def _address(self, task: Task, quantity: str, joint: str) -> tuple[str, int]:
-        index = joint_id(self, task, joint, "simulation.reset")
-        addresses = (
-            self.model.jnt_qposadr if quantity == "joint_position" else self.model.jnt_dofadr
-        )
-        return quantity, int(addresses[index])
+    def _places(self, task: Task, term: ResetTerm) -> list[_Place]:
+        """What ``term`` adds to, one after the other."""
+        model, moves = self.model, term.term.endswith("velocity")
+        addresses = model.jnt_dofadr if moves else model.jnt_qposadr
+        if isinstance(term, JointReset):
+            joints = [joint_id(self, task, joint, "simulation.reset") for joint in term.joints]
+            return [_Place(moves, int(addresses[joint])) for joint in joints]
+        first = int(addresses[free_joint_id(self, task)])
+        turning = 3 if term.term in ("base_rotation", "base_angular_velocity") else 0
+        axes = ["xyz".index(axis) for axis in term.axes]
+        if term.term == "base_rotation":
+            return [_Place(moves, first + turning, np.eye(3)[axis]) for axis in axes]
+        return [_Place(moves, first + turning + axis) for axis in axes]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A number of a state.
+
+    Attributes:
+        moves: whether it is one of the velocities.
+        address: where it is among them, or among the positions.
+        axis: (3,) of a rotation, about which the quaternion there is turned; None for a number of its own.
+    """
+
+    moves: bool
+    address: int
+    axis: Vector | None = None
+
+    def add(self, data: mujoco.MjData, offset: float) -> None:
+        values = data.qvel if self.moves else data.qpos
+        if self.axis is None:
+            values[self.address] += offset
+            return
+        turn = np.empty(4)
+        mujoco.mju_axisAngle2Quat(turn, self.axis, offset)
+        there = values[self.address : self.address + 4]
+        mujoco.mju_mulQuat(there, there.copy(), turn)

@@ -299,6 +299,45 @@ def test_the_only_free_joint_needs_no_name(cart):
     assert falling.base_linear_velocity[2] < 0
 
 
+def test_the_base_begins_where_the_task_spreads_it(cart):
+    spreads = {
+        "base_position": ["x", "z"],
+        "base_rotation": ["z"],
+        "base_linear_velocity": ["y"],
+        "base_angular_velocity": ["x", "y"],
+    }
+
+    def change(task):
+        floating()(task)
+        task["simulation"]["reset"] = [
+            {"term": term, "axes": axes, "offset": [0.2, 0.6]} for term, axes in spreads.items()
+        ]
+
+    simulation = Simulation(load_task(cart(change, BASE.format(name="", other=""))))
+    states = [simulation.reset(seed=3 if i == 0 else None) for i in range(100)]
+    yaw = [2 * np.arctan2(state.base_orientation[3], state.base_orientation[0]) for state in states]
+    for drawn in (
+        yaw,
+        *(np.array([state.base_position[i] for state in states]) for i in (0, 2)),
+        [state.base_linear_velocity[1] for state in states],
+        *([state.base_angular_velocity[i] for state in states] for i in (0, 1)),
+    ):
+        assert 0.2 <= min(drawn) < 0.25
+        assert 0.55 < max(drawn) <= 0.6
+    last = states[-1]
+    assert last.base_orientation[1:3].tolist() == [0.0, 0.0]
+    assert np.linalg.norm(last.base_orientation) == pytest.approx(1.0)
+    assert (last.base_position[1], last.base_linear_velocity[0]) == (0.0, 0.0)
+    np.testing.assert_array_equal(simulation.reset(seed=3).flat(), states[0].flat())
+
+
+def test_a_base_that_is_not_there_cannot_be_spread(cart):
+    reset = [{"term": "base_position", "axes": ["x"], "offset": [-1, 1]}]
+    path = cart(lambda task: task["simulation"].update(reset=reset))
+    with pytest.raises(TaskError, match=r"simulation\.reset\.0\.term: 'base_position' needs a"):
+        load_task(path)
+
+
 BALL = "<body pos='1 0 0'><freejoint name='ball'/><geom size='0.1'/></body>"
 
 

@@ -28,7 +28,7 @@ NODES = ("policy_node", "sim_node", "camera_node", "trainer_node")
 DESCRIPTIONS = {
     "A task": ("maac_ros.task", ["Task", "Control", "TerminationTerm", "PlannerSettings"]),
     "The robot of a task": ("maac_ros.robot", ["Robot", "Joint", "FloatingBase", "Mirror"]),
-    "Its simulated world": ("maac_ros.world_terms", ["Simulation", "ResetTerm"]),
+    "Its simulated world": ("maac_ros.world_terms", ["Simulation", "JointReset", "BaseReset"]),
     "What the robot is like": ("maac_ros.conditions", ["Randomization", "Conditions", "Noise"]),
     "Observation terms": ("maac_ros.observation_terms", None),
     "Action terms": ("maac_ros.action_terms", None),
