@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from maac_ros.command_range import CommandRange
 from maac_ros.conditions import Randomization
 from maac_ros.errors import TaskError
-from maac_ros.memory import Memory
 from maac_ros.observation import ObservationBuilder, RobotState, Vector, flat_names
 from maac_ros.robot import Mirror
 from maac_ros.simulation import Simulation
@@ -70,8 +69,6 @@ def check_mirror(task: Task, seed: int = 0) -> None:
     alike = task.simulation.model_copy(update={"randomize": Randomization()})
     task = task.model_copy(update={"simulation": alike})
     names = flat_names(task)
-    goals = len(task.goal.ranges) if task.goal else 0
-    recalled = len(Memory(task).entries)
     state_from, state_sign = _image(mirror, names)
     commands = CommandRange(task)
     action_from, action_sign = _image(mirror, [entry.name for entry in commands.entries])
@@ -87,10 +84,10 @@ def check_mirror(task: Task, seed: int = 0) -> None:
             state = robot.reset() if outcome.done else outcome.state
         # Placed too, so that neither solver has a warm start.
         robot.place(state)
-        image.place(RobotState.from_flat(state.flat()[state_from] * state_sign, goals, recalled))
+        image.place(RobotState.from_flat(state.flat()[state_from] * state_sign, task))
         command = random.uniform(commands.low, commands.high)
         ours, theirs = robot.step(command), image.step(command[action_from] * action_sign)
-        expected = RobotState.from_flat(ours.state.flat()[state_from] * state_sign, goals, recalled)
+        expected = RobotState.from_flat(ours.state.flat()[state_from] * state_sign, task)
         rows.append(np.append(builder.build(expected), ours.reward))
         differences.append(rows[-1] - np.append(builder.build(theirs.state), theirs.reward))
         state = ours.state

@@ -458,6 +458,7 @@ class Trainer:
         tensors["env.goal"] = torch.from_numpy(snapshot.goal)
         tensors["env.pending"] = torch.from_numpy(snapshot.pending)
         tensors["env.seen"] = torch.from_numpy(snapshot.seen)
+        tensors["env.measured"] = torch.from_numpy(snapshot.measured)
         tensors["env.observation"] = torch.from_numpy(self._observation)
         state = {
             "env_steps": self._env_steps,
@@ -503,17 +504,19 @@ class Trainer:
         self._generator.set_state(tensors["random.torch"])
         torch.set_rng_state(tensors["random.global"])
         self._observation = tensors["env.observation"].numpy().copy()
+        # What runs of earlier revisions did not save.
+        empty = torch.zeros(0, dtype=torch.float64)
         self._env.simulation.restore(
             Snapshot(
                 tensors["env.physics"].numpy(),
                 state["env_elapsed_steps"],
                 state["env_random"],
-                # Runs begun before there were goals and conditions have none.
-                tensors.get("env.goal", torch.zeros(0, dtype=torch.float64)).numpy(),
+                tensors.get("env.goal", empty).numpy(),
                 Conditions.model_validate(state.get("env_conditions", {})),
-                tensors.get("env.pending", torch.zeros(0, dtype=torch.float64)).numpy(),
+                tensors.get("env.pending", empty).numpy(),
                 state.get("env_own_random", {}),
-                tensors.get("env.seen", torch.zeros(0, dtype=torch.float64)).numpy(),
+                tensors.get("env.seen", empty).numpy(),
+                tensors.get("env.measured", empty).numpy(),
             )
         )
         self._env_steps, self._fits = state["env_steps"], state["fits"]

@@ -72,6 +72,7 @@ class Topics(schema.Description):
     joint_states: TopicName = "joint_states"
     odom: TopicName = "odom"
     imu: TopicName = "imu"
+    sensors: TopicName = "sensors"
     cmd_vel: TopicName = "cmd_vel"
     goal: TopicName = "goal"
 
@@ -92,7 +93,7 @@ class Robot(schema.Description):
     """``header.frame_id`` of the odometry, where it is not ``odom``; empty for any."""
     imu_frame: str | None = None
     """``header.frame_id`` of the IMU, where it is not the task's."""
-    rates_hz: dict[Literal["joint_states", "odom", "imu"], float] = Field(default={})
+    rates_hz: dict[Literal["joint_states", "odom", "imu", "sensors"], float] = Field(default={})
     """How often messages come, for ``maac check``."""
 
     def wiring(self, joint: str) -> JointWiring:
@@ -176,14 +177,21 @@ class Binding:
     def from_robot(self, reading: JointReading) -> JointReading:
         """What the robot says of its joints (J,), in the order of the task, as the task's robot would."""
         return JointReading(
-            self._sign * (reading.position - self._offset), self._sign * reading.velocity
+            self._sign * (reading.position - self._offset),
+            self._sign * reading.velocity,
+            self._turned(reading.effort),
         )
 
     def to_robot(self, reading: JointReading) -> JointReading:
         """The inverse of :meth:`from_robot`: what a simulator says in the robot's place."""
         return JointReading(
-            self._sign * reading.position + self._offset, self._sign * reading.velocity
+            self._sign * reading.position + self._offset,
+            self._sign * reading.velocity,
+            self._turned(reading.effort),
         )
+
+    def _turned(self, effort: Vector | None) -> Vector | None:
+        return None if effort is None else self._sign * effort
 
     def command_to_robot(self, command: Vector) -> Vector:
         """A command (..., A) of the task in the controller's order and the robot's units."""

@@ -22,6 +22,10 @@ class Noise(schema.Description):
     """rad or m."""
     joint_velocity: float = Field(default=0.0, ge=0)
     """rad/s or m/s."""
+    joint_effort: float = Field(default=0.0, ge=0)
+    """N·m or N."""
+    sensors: float = Field(default=0.0, ge=0)
+    """In the unit of each reading."""
     base_position: float = Field(default=0.0, ge=0)
     """m."""
     base_linear_velocity: float = Field(default=0.0, ge=0)

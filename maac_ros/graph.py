@@ -322,6 +322,11 @@ ROBOT = Graph(
         Argument("odom_topic", "odom", "nav_msgs/Odometry of a floating base"),
         Argument("imu_topic", "imu", "sensor_msgs/Imu of a floating base"),
         Argument(
+            "sensors_topic",
+            "sensors",
+            "sensor_msgs/JointState of other sensors: names, and readings as positions",
+        ),
+        Argument(
             "command_topic",
             "policy_controller/commands",
             "std_msgs/Float64MultiArray that the robot's controller listens to",
@@ -375,6 +380,7 @@ ROBOT = Graph(
                 "joint_states": Ref("joint_states_topic"),
                 "odom": Ref("odom_topic"),
                 "imu": Ref("imu_topic"),
+                "sensors": Ref("sensors_topic"),
                 "policy_controller/commands": Ref("command_topic"),
             },
             namespace=Ref("namespace"),

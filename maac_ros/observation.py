@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maac_ros.errors import ObservationError, TaskError
+from maac_ros.observation_terms import READING
 from maac_ros.task import Task
 from maac_ros.terms import DerivedTerm, ObservationEntry
 
@@ -34,11 +35,12 @@ def _missing(size: int) -> Vector:
 class JointReading(NamedTuple):
     """Joint positions and velocities (J,), m or rad and per second, in the order of ``task.robot.joints``.
 
-    NaN where nothing is known.
+    Efforts (J,), N or N·m, where they are told at all. NaN where nothing is known.
     """
 
     position: Vector
     velocity: Vector
+    effort: Vector | None = None
 
 
 @dataclass
@@ -54,6 +56,8 @@ class RobotState:
         base_angular_velocity: (3,) rad/s, body frame.
         goal: (G,) what the robot is asked for, in the order of the task's goal term.
         memory: (K,) what is recalled, in the order of the task's observation; empty for nothing known of it.
+        joint_effort: (J,) N or N·m, same order as the positions.
+        sensors: (S,) readings, in the order of ``task.sensors``; empty for nothing known of them.
     """
 
     joint_position: Vector
@@ -64,6 +68,12 @@ class RobotState:
     base_angular_velocity: Vector = field(default_factory=lambda: _missing(3))
     goal: Vector = field(default_factory=lambda: _missing(0))
     memory: Vector = field(default_factory=lambda: _missing(0))
+    joint_effort: Vector = field(default_factory=lambda: _missing(0))
+    sensors: Vector = field(default_factory=lambda: _missing(0))
+
+    def __post_init__(self) -> None:
+        if not self.joint_effort.size:
+            self.joint_effort = _missing(len(self.joint_position))
 
     @classmethod
     def unknown(cls, joints: int) -> RobotState:
@@ -76,30 +86,44 @@ class RobotState:
 
     @property
     def joints(self) -> JointReading:
-        """Positions and velocities of the joints."""
-        return JointReading(self.joint_position, self.joint_velocity)
+        """What is known of the joints."""
+        return JointReading(self.joint_position, self.joint_velocity, self.joint_effort)
 
     def flat(self) -> Vector:
-        """All numbers in one vector, in the order of the attributes, (2 J + 13 + G + K,)."""
+        """All numbers in one vector, in the order of :func:`flat_names`, (3 J + 13 + S + G + K,)."""
         return np.concatenate(
             (
                 self.joint_position,
                 self.joint_velocity,
+                self.joint_effort,
                 self.base_position,
                 self.base_orientation,
                 self.base_linear_velocity,
                 self.base_angular_velocity,
+                self.sensors,
                 self.goal,
                 self.memory,
             )
         )
 
     @classmethod
-    def from_flat(cls, numbers: Vector, goals: int = 0, recalled: int = 0) -> RobotState:
-        """The state whose :meth:`flat` is ``numbers``, the last ones its goal and what it recalls."""
-        joints = (len(numbers) - 13 - goals - recalled) // 2
-        sizes = (joints, joints, 3, 4, 3, 3, goals, recalled)
-        return cls(*np.split(numbers.copy(), np.cumsum(sizes)[:-1]))
+    def from_flat(cls, numbers: Vector, task: Task) -> RobotState:
+        """The state of a robot of ``task`` whose :meth:`flat` is ``numbers``."""
+        joints, goal = len(task.robot.joints), task.goal
+        sizes = (
+            joints,
+            joints,
+            joints,
+            3,
+            4,
+            3,
+            3,
+            len(task.sensors),
+            len(goal.ranges) if goal else 0,
+        )
+        parts = np.split(numbers.copy(), np.cumsum(sizes))
+        position, velocity, effort, place, turn, linear, angular, sensors, asked, memory = parts
+        return cls(position, velocity, place, turn, linear, angular, asked, memory, effort, sensors)
 
 
 def body_to_world(orientation: Vector) -> Vector:
@@ -151,6 +175,7 @@ class ObservationBuilder:
         derived = [entry.name for term in own for entry in term.entries(task.robot)]
         names = [*flat_names(task), *TURNED_NAMES, *derived]
         self._recalled = sum(entry.source == "memory" for entry in self.entries)
+        self._sensors = len(task.sensors)
         position_of = {name: i for i, name in enumerate(names)}
         self._turns = bool(own) or any(entry.name in TURNED_NAMES for entry in self.entries)
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
@@ -199,6 +224,8 @@ class ObservationBuilder:
         return f"{entry.source} {entry.name} = {numbers[index]:g} {entry.unit}"
 
     def _gathered(self, state: RobotState) -> Vector:
+        if self._sensors and not state.sensors.size:
+            state = replace(state, sensors=_missing(self._sensors))
         numbers = state.flat()
         if self._recalled and not state.memory.size:
             numbers = np.concatenate((numbers, _missing(self._recalled)))
@@ -229,10 +256,12 @@ def flat_names(task: Task) -> list[str]:
     return [
         *(f"{joint}/position" for joint in joints),
         *(f"{joint}/velocity" for joint in joints),
+        *(f"{joint}/effort" for joint in joints),
         *(f"base/position_{axis}" for axis in "xyz"),
         *(f"base/orientation_{part}" for part in "wxyz"),
         *(f"base/linear_velocity_{axis}" for axis in "xyz"),
         *(f"base/angular_velocity_{axis}" for axis in "xyz"),
+        *(f"{sensor}/{READING}" for sensor in task.sensors),
         *(f"goal/{name}" for name in (goal.ranges if goal else ())),
         *(entry.name for entry in task.observation_entries() if entry.source == "memory"),
     ]

@@ -22,6 +22,9 @@ from maac_ros.terms import (
 LAST_COMMAND = "last_command"
 """What a joint was told, as an entry of the observation is named."""
 
+READING = "reading"
+"""What a sensor tells, as an entry of the observation is named."""
+
 PHASE = ("phase/sin", "phase/cos")
 """Entries of the clock that :class:`Phase` is."""
 
@@ -48,16 +51,15 @@ class _JointTerm(ObservedTerm):
     """Bounds applied to the value before the policy sees it."""
 
     _ordered = field_validator("clip")(check_interval)
-    _quantity: ClassVar[Literal["position", "velocity"]]
+    _quantity: ClassVar[Literal["position", "velocity", "effort"]]
 
     def entries(self, robot: Robot) -> list[ObservationEntry]:
         """One for each joint."""
         low, high = self.clip or (-math.inf, math.inf)
-        per_second = "/s" if self._quantity == "velocity" else ""
         return [
             ObservationEntry(
                 f"{joint}/{self._quantity}",
-                robot.joints[joint].position_unit + per_second,
+                robot.joints[joint].unit_of(self._quantity),
                 "joint_states",
                 low,
                 high,
@@ -78,6 +80,39 @@ class JointVelocity(_JointTerm):
 
     term: Literal["joint_velocity"]
     _quantity = "velocity"
+
+
+class JointEffort(_JointTerm):
+    """Efforts of the joints' actuators, N·m or N, gears included."""
+
+    term: Literal["joint_effort"]
+    _quantity = "effort"
+
+
+SensorName = Annotated[str, Field(pattern=r"^[^/@\s]+$")]
+
+
+class SensorReading(ObservedTerm):
+    """Readings of sensors by name, such as those of feet that touch the ground."""
+
+    term: Literal["sensor"]
+    sensors: tuple[SensorName, ...] = Field(min_length=1)
+    """Sensors of the MJCF: of one with several numbers each has a name of its own, ``<sensor>_x``, ``_y``, ``_z``, or
+    ``_w`` and those of a quaternion. On a robot ``sensors`` tells them by the same names."""
+    unit: str = "1"
+    """Of the readings, for those who read them."""
+    clip: Interval | None = None
+    """Bounds applied to the value before the policy sees it."""
+
+    _ordered = field_validator("clip")(check_interval)
+
+    def entries(self, robot: Robot) -> list[ObservationEntry]:
+        """One for each reading."""
+        low, high = self.clip or (-math.inf, math.inf)
+        return [
+            ObservationEntry(f"{sensor}/{READING}", self.unit, "sensors", low, high)
+            for sensor in self.sensors
+        ]
 
 
 class LastCommand(ObservedTerm):
@@ -263,6 +298,8 @@ else:
     _SHIPPED = (
         JointPosition,
         JointVelocity,
+        JointEffort,
+        SensorReading,
         LastCommand,
         Phase,
         BasePosition,

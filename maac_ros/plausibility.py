@@ -50,7 +50,7 @@ class PlausibleRange:
                 bounds[varied] = observed[varied]
         self._readings = [
             self._of_joints(tuple(manifest.task.robot.joints), quantity)
-            for quantity in JointReading._fields
+            for quantity in ("position", "velocity")
         ]
 
     def _of_joints(self, joints: tuple[str, ...], quantity: str) -> _Range:
@@ -83,7 +83,9 @@ class PlausibleRange:
         """``reading`` with NaN for what is not finite, or further outside than ``margin`` widths."""
         position, velocity = (
             np.where(np.isfinite(numbers) & ~known.outside(numbers, margin), numbers, np.nan)
-            for known, numbers in zip(self._readings, reading, strict=True)
+            for known, numbers in zip(
+                self._readings, (reading.position, reading.velocity), strict=True
+            )
         )
         return JointReading(position, velocity)
 

@@ -23,6 +23,11 @@ class Joint(schema.Description):
     def effort_unit(self) -> str:
         return "N·m" if self.type == "revolute" else "N"
 
+    def unit_of(self, quantity: Literal["position", "velocity", "effort"]) -> str:
+        if quantity == "effort":
+            return self.effort_unit
+        return self.position_unit + ("/s" if quantity == "velocity" else "")
+
 
 class FloatingBase(schema.Description):
     """The body that carries a free joint; on a robot its state comes from ``nav_msgs/Odometry``."""
@@ -43,9 +48,10 @@ class Mirror(schema.Description):
     """
 
     swap: tuple[tuple[str, str], ...] = ()
-    """Pairs of joints that trade places, such as the left and the right knee."""
+    """Pairs of joints, or of sensors, that trade places, such as the left and the right knee."""
     flip: tuple[str, ...] = ()
-    """Joints that turn or slide the other way in the mirror, such as those about a vertical axis."""
+    """Joints that turn or slide the other way in the mirror, such as those about a vertical axis, and sensors whose
+    reading changes its sign there."""
 
     @model_validator(mode="after")
     def _once(self) -> Mirror:

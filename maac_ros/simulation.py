@@ -72,6 +72,7 @@ class Snapshot:
         pending: (D, A) commands that have not acted yet.
         own_random_state: of the stream that draws goals, conditions and noise; empty in what is older than it.
         seen: (O,) the last observation; empty where the task recalls nothing.
+        measured: (J + S,) efforts of the joints and readings of the sensors; empty in what is older than those.
     """
 
     physics: Vector
@@ -82,6 +83,7 @@ class Snapshot:
     pending: Vector
     own_random_state: dict[str, Any]
     seen: Vector
+    measured: Vector
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Simulation:
         self._qpos = np.array([a[0] for a in addresses])
         self._qvel = np.array([a[1] for a in addresses])
         self._base = self._base_address()
+        self._sensors = np.array([self._sensor(name) for name in task.sensors], dtype=np.intp)
         self._actuators = np.array([self._actuator(entry) for entry in task.action_entries()])
         self._control = np.zeros(self.model.nu)
         ranges = np.array(list(task.goal.ranges.values()) if task.goal else []).reshape(-1, 2)
@@ -132,6 +135,7 @@ class Simulation:
         self._pending: deque[Vector] = deque()
         self._memory, self._builder = Memory(task), ObservationBuilder(task)
         self._last: Vector = np.zeros(len(self._builder.entries) if self._memory else 0)
+        self._measure()
 
     def reset(self, seed: int | None = None) -> RobotState:
         """Start an episode. A seed restarts the random stream; without one it goes on."""
@@ -142,6 +146,7 @@ class Simulation:
         drawn = self._random.uniform(self._goal_low, self._goal_high)
         self._goal = drawn if self._asked is None else self._asked
         self._be(self._drawn_conditions())
+        self._measure()
         state = self.state()
         # What a robot is told that nobody has commanded yet.
         self._safe.forget()
@@ -175,6 +180,7 @@ class Simulation:
         # float64 throughout: the control cost is rounded in the dtype of the action.
         self._control[self._actuators] = self._pending.popleft()
         reward, terminated = self._world.step(self._control)
+        self._measure()
         last, state = self._last, self.state()
         if self._rules is not None and before is not None:
             self._recall(state, last, command)
@@ -194,13 +200,21 @@ class Simulation:
                 setattr(state, name, values + self._random.normal(0.0, std, values.shape))
         return state
 
+    def _measure(self) -> None:
+        """Take what MuJoCo computes on its way to a state: once it is there nothing else leads to the same numbers."""
+        efforts, readings = self.data.qfrc_actuator[self._qvel], self.data.sensordata[self._sensors]
+        self._measured: Vector = np.concatenate((efforts, readings))
+
     def state(self) -> RobotState:
         """The robot's present state (copies), without noise."""
+        effort, sensors = np.split(self._measured.copy(), [len(self._qvel)])
         state = RobotState(
             self.data.qpos[self._qpos],
             self.data.qvel[self._qvel],
             goal=self._goal.copy(),
             memory=self._last[self._memory.entries],
+            joint_effort=effort,
+            sensors=sensors,
         )
         if self._base is not None:
             position, velocity = self._base
@@ -226,6 +240,7 @@ class Simulation:
             self._last = self._builder.build(state)
         self.data.qacc_warmstart[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
+        self._measure()
 
     def snapshot(self) -> Snapshot:
         """Everything that decides how this simulation goes on."""
@@ -240,6 +255,7 @@ class Simulation:
             np.array(self._pending).reshape(-1, len(self._actuators)),
             dict(self._random.bit_generator.state),
             self._last.copy(),
+            self._measured.copy(),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -254,6 +270,9 @@ class Simulation:
             self._last = snapshot.seen.copy()
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
         mujoco.mj_forward(self.model, self.data)
+        self._measure()
+        if snapshot.measured.size:
+            self._measured = snapshot.measured.copy()
         # mj_forward has overwritten the solver's warm start.
         mujoco.mj_setState(self.model, self.data, snapshot.physics, _PHYSICS)
 
@@ -318,6 +337,23 @@ class Simulation:
             return None
         joint = free_joint_id(self._world, self.task)
         return int(self.model.jnt_qposadr[joint]), int(self.model.jnt_dofadr[joint])
+
+    def _sensor(self, name: str) -> int:
+        """Where the reading that a task calls ``name`` is among MuJoCo's."""
+        model = self.model
+        places: dict[str, int] = {}
+        for i in range(model.nsensor):
+            sensor, size = model.sensor(i).name, int(model.sensor_dim[i])
+            parts = {1: ("",), 3: ("_x", "_y", "_z"), 4: ("_w", "_x", "_y", "_z")}.get(size, ())
+            places |= {
+                f"{sensor}{part}": int(model.sensor_adr[i]) + k for k, part in enumerate(parts)
+            }
+        if name not in places:
+            raise TaskError(
+                f"task '{self.task.name}': observation: no sensor '{name}' in {self._world.name}; expected some of: "
+                + (", ".join(places) or "none")
+            )
+        return places[name]
 
     def _actuator(self, entry: ActionEntry) -> int:
         joint = joint_id(self._world, self.task, entry.joint, "action")

@@ -25,6 +25,7 @@ from maac_ros.observation_terms import (
     LastCommand,
     ObservationTerm,
     Phase,
+    SensorReading,
     all_entries,
 )
 from maac_ros.resources import named_file
@@ -179,15 +180,15 @@ class Task(schema.Description):
 
     def _check_mirror(self, mirror: Mirror) -> None:
         """What is observed and driven must be found in the mirror too."""
+        known = (*self.robot.joints, *self.sensors)
         for field, joints in (
             ("swap", [j for pair in mirror.swap for j in pair]),
             ("flip", mirror.flip),
         ):
             for joint in joints:
-                if joint not in self.robot.joints:
+                if joint not in known:
                     raise ValueError(
-                        f"robot.mirror.{field}: unknown joint '{joint}'; "
-                        f"expected one of: {', '.join(self.robot.joints)}"
+                        f"robot.mirror.{field}: unknown joint '{joint}'; expected one of: {', '.join(known)}"
                     )
         driven = {entry.name: entry for entry in self.action_entries()}
         sections: dict[str, Mapping[str, ObservationEntry | ActionEntry]] = {
@@ -231,6 +232,16 @@ class Task(schema.Description):
     def goal(self) -> Goal | None:
         """What the robot can be asked for."""
         return next((term for term in self.observation if isinstance(term, Goal)), None)
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """The sensors that are observed, in the order of the observation."""
+        return tuple(
+            sensor
+            for term in self.observation
+            if isinstance(term, SensorReading)
+            for sensor in term.sensors
+        )
 
     def sources(self) -> frozenset[Source]:
         """The sources of the robot's state that the observation needs, and holding a joint."""

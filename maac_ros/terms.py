@@ -38,7 +38,7 @@ ENTRY_POINTS = "maac_ros.terms"
 GoalSource = Literal["cmd_vel", "goal"]
 """Who asks something of the robot: the ROS topic of that name."""
 
-Source = Literal["joint_states", "odom", "imu"] | GoalSource
+Source = Literal["joint_states", "odom", "imu", "sensors"] | GoalSource
 """Where an observation entry comes from on a robot (the ROS topic of that name)."""
 
 Recalled = Literal["memory"]

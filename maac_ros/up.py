@@ -48,7 +48,9 @@ def run(graph: Graph, given: Mapping[str, str]) -> int:
         processes: list[_Process] = []
         try:
             processes.extend(_start(node, Path(folder)) for node in nodes)
+            missed: set[str] = set()
             while not signalled.is_set() and not _ended(processes):
+                _tell_of_the_missing(processes, missed)
                 signalled.wait(_POLL_SECONDS)
             failed = _first_failure(processes)
             _tell_of_the_end(processes)
@@ -106,6 +108,20 @@ def _first_failure(processes: Sequence[_Process]) -> int:
     codes = [process.popen.poll() or 0 for process in processes]
     failures = [code for code in codes if code not in (0, -signal.SIGINT)]
     return next((128 - code if code < 0 else code for code in failures), 0)
+
+
+def _tell_of_the_missing(processes: Sequence[_Process], missed: set[str]) -> None:
+    """Say which processes have ended without the graph: nobody starts them again, and the others may wait for them.
+
+    Args:
+        processes: of the graph, none of which has ended it.
+        missed: names of those of which this has been said; extended.
+    """
+    for process in processes:
+        if process.popen.poll() == 0 and process.name not in missed:
+            missed.add(process.name)
+            told = f"[maac up] {process.name} has ended; the others go on without it"
+            print(told, file=sys.stderr, flush=True)
 
 
 def _tell_of_the_end(processes: Sequence[_Process]) -> None:

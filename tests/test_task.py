@@ -322,8 +322,8 @@ def test_base_in_its_own_frame_turns_over_in_the_mirror(legged):
 
     random = np.random.default_rng(0)
     for _ in range(20):
-        state = RobotState.from_flat(random.normal(size=len(state_names)))
-        image = RobotState.from_flat(mirrored(state.flat(), state_names))
+        state = RobotState.from_flat(random.normal(size=len(state_names)), legged)
+        image = RobotState.from_flat(mirrored(state.flat(), state_names), legged)
         np.testing.assert_allclose(
             builder.build(image), mirrored(builder.build(state), names), atol=1e-12
         )

@@ -338,6 +338,69 @@ def test_a_base_that_is_not_there_cannot_be_spread(cart):
         load_task(path)
 
 
+FEELING = (
+    MJCF.replace(
+        "<keyframe>",
+        """
+  <sensor>
+    <actuatorfrc name="told" actuator="motor"/>
+    <accelerometer name="acceleration" site="middle"/>
+  </sensor>
+  <keyframe>""",
+    )
+    .replace("<motor joint", '<motor name="motor" joint')
+    .replace("<geom", '<site name="middle"/><geom')
+)
+
+
+def feeling(task):
+    task["observation"] += [
+        {"term": "joint_effort", "joints": ["rail"]},
+        {"term": "sensor", "sensors": ["acceleration_x", "told"], "unit": "m/s2", "clip": [-4, 40]},
+    ]
+
+
+def test_efforts_and_sensors_are_observed_as_they_are_in_the_step(cart):
+    task = load_task(cart(feeling, FEELING))
+    entries = {entry.name: entry.unit for entry in task.observation_entries()}
+    assert entries["rail/effort"] == "N"
+    assert entries["acceleration_x/reading"] == "m/s2"
+    assert task.sources() == {"joint_states", "sensors"}
+    env = TaskEnv(task)
+    env.reset(seed=0)
+    observation, *_ = env.step(np.array([-1.5]))
+    model = mujoco.MjModel.from_xml_string(FEELING)
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, 0)
+    data.ctrl[:] = -1.5
+    mujoco.mj_step(model, data, 3)
+    force, acceleration = data.sensordata[:2]
+    # Five newtons for a command of 1, which with the spring's pull move 2 kg.
+    assert -4.3 < acceleration < -4.2
+    assert observation[2:].tolist() == [-7.5, -4.0, force]  # clipped
+    assert force == -1.5
+
+
+def test_a_snapshot_has_efforts_and_sensors_as_they_were(cart):
+    one, other = (Simulation(load_task(cart(feeling, FEELING))) for _ in range(2))
+    one.reset(seed=1)
+    for command in (0.3, -0.4):
+        one.step(np.array([command]))
+    other.restore(one.snapshot())
+    np.testing.assert_array_equal(other.state().flat(), one.state().flat())
+    assert not np.isnan(one.state().sensors).any()
+
+
+def test_a_sensor_that_the_world_does_not_have_is_named(cart):
+    path = cart(
+        lambda task: task["observation"].append({"term": "sensor", "sensors": ["acceleration"]}),
+        FEELING,
+    )
+    known = "expected some of: told, acceleration_x, acceleration_y, acceleration_z"
+    with pytest.raises(TaskError, match=rf"no sensor 'acceleration' in cart\.xml; {known}"):
+        Simulation(load_task(path))
+
+
 BALL = "<body pos='1 0 0'><freejoint name='ball'/><geom size='0.1'/></body>"
 
 

@@ -435,7 +435,9 @@ class ControlLoop:
                     overruled=overruled,
                     overruled_s=self._controller.settled_s,
                     values=tuple(command.values.tolist()),
-                    joints=None if joints is None else tuple(np.concatenate(joints).tolist()),
+                    joints=None
+                    if joints is None
+                    else tuple(np.concatenate((joints.position, joints.velocity)).tolist()),
                     mode=command.mode,
                     reason=command.reason,
                 ),

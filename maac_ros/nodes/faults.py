@@ -20,6 +20,7 @@ from maac_ros.nodes.messages import (
     joint_state_message,
     ns_to_stamp,
     odometry_message,
+    sensors_message,
     stamp_to_ns,
 )
 from maac_ros.observation import RobotState, Vector
@@ -303,7 +304,7 @@ class StandInRobot:
         goal: Vector | None = None,
     ) -> None:
         self._node, self._base, self._state = node, task.robot.base, state
-        self._joints = tuple(task.robot.joints)
+        self._joints, self._sensors = tuple(task.robot.joints), task.sensors
         self._publishers = {
             source: node.create_publisher(STATE_MESSAGES[source], source, RELIABLE)
             for source in sorted(task.sources())
@@ -349,6 +350,8 @@ class StandInRobot:
         if self._goal is not None and source == self._goal.source:
             assert self._asked is not None
             return goal_message(self._asked, self._goal, stamp_ns)
+        if source == "sensors":
+            return sensors_message(state.sensors, self._sensors, stamp_ns)
         assert self._base is not None
         if source == "imu":
             return imu_message(state, self._base.imu_frame, stamp_ns)
@@ -365,4 +368,6 @@ def resting_state(task: Task) -> RobotState:
         np.array([1.0, 0.0, 0.0, 0.0]),
         np.zeros(3),
         np.zeros(3),
+        joint_effort=np.zeros(joints),
+        sensors=np.zeros(len(task.sensors)),
     )

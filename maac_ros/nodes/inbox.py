@@ -11,7 +11,7 @@ from enum import Enum
 
 from maac_ros.errors import ObservationError
 from maac_ros.nodes.goals import REORDERED_WITHIN_S, Goals
-from maac_ros.nodes.messages import InertialReading, Reading
+from maac_ros.nodes.messages import InertialReading, Reading, SensorsReading
 from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
 from maac_ros.task import Task
 from maac_ros.terms import Source
@@ -195,9 +195,13 @@ class Inbox:
             if isinstance(arrival.reading, ObservationError):
                 return Sample(arrival.reading, stamp, received, oldest)
             if isinstance(arrival.reading, JointReading):
-                state.joint_position, state.joint_velocity = arrival.reading
+                state.joint_position, state.joint_velocity, effort = arrival.reading
+                if effort is not None:
+                    state.joint_effort = effort
             elif isinstance(arrival.reading, InertialReading):
                 state.base_orientation, state.base_angular_velocity = arrival.reading
+            elif isinstance(arrival.reading, SensorsReading):
+                (state.sensors,) = arrival.reading
             else:
                 (
                     state.base_position,

@@ -59,11 +59,13 @@ class JointNeeds:
         names: the robot's names of the joints of ``task.robot.joints``, in that order.
         position: those of them whose position is needed.
         velocity: those whose velocity is needed.
+        effort: those whose effort is needed.
     """
 
     names: tuple[str, ...]
     position: tuple[str, ...]
     velocity: tuple[str, ...]
+    effort: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, binding: Binding) -> JointNeeds:
@@ -72,11 +74,11 @@ class JointNeeds:
         # Where a joint is must be known before it can be held there.
         needed |= {f"{e.joint}/position" for e in task.action_entries() if e.safe is None}
         named = dict(zip(task.robot.joints, binding.names, strict=True))
-        return cls(
-            binding.names,
-            tuple(name for joint, name in named.items() if f"{joint}/position" in needed),
-            tuple(name for joint, name in named.items() if f"{joint}/velocity" in needed),
-        )
+
+        def whose(quantity: str) -> tuple[str, ...]:
+            return tuple(name for joint, name in named.items() if f"{joint}/{quantity}" in needed)
+
+        return cls(binding.names, whose("position"), whose("velocity"), whose("effort"))
 
 
 class BaseReading(NamedTuple):
@@ -95,7 +97,13 @@ class InertialReading(NamedTuple):
     angular_velocity: Vector
 
 
-Reading = JointReading | BaseReading | InertialReading
+class SensorsReading(NamedTuple):
+    """What sensors told, (S,), in the order of ``task.sensors``."""
+
+    values: Vector
+
+
+Reading = JointReading | BaseReading | InertialReading | SensorsReading
 """What a source of the robot's state said."""
 
 
@@ -110,6 +118,7 @@ def read_joint_state(message: JointState, needs: JointNeeds) -> JointReading:
     return JointReading(
         _pick("position", message.position, row, needs.names, needs.position),
         _pick("velocity", message.velocity, row, needs.names, needs.velocity),
+        _pick("effort", message.effort, row, needs.names, needs.effort),
     )
 
 
@@ -155,7 +164,39 @@ def joint_state_message(reading: JointReading, names: Sequence[str], stamp_ns: i
     message.header.stamp = ns_to_stamp(stamp_ns)
     message.position = _doubles(reading.position)
     message.velocity = _doubles(reading.velocity)
+    if reading.effort is not None and not np.isnan(reading.effort).all():
+        message.effort = _doubles(reading.effort)
     return message
+
+
+def sensors_message(readings: Vector, names: Sequence[str], stamp_ns: int) -> JointState:
+    """Readings of sensors by name, as positions: the one message of ROS's own for numbers with names and a stamp."""
+    message = JointState(name=list(names), position=_doubles(readings))
+    message.header.stamp = ns_to_stamp(stamp_ns)
+    return message
+
+
+def read_sensors(message: JointState, names: Sequence[str]) -> SensorsReading:
+    """The readings of ``names`` out of names and positions, in any order; there may be more.
+
+    Raises:
+        ObservationError: naming what is missing, or there twice.
+    """
+    told = _named_positions("sensors", message)
+    if missing := [name for name in names if name not in told]:
+        raise ObservationError(
+            f"sensors: {_quoted(missing)} is missing; the message has {_quoted(told)}"
+        )
+    return SensorsReading(np.array([told[name] for name in names]))
+
+
+def _named_positions(topic: str, message: JointState) -> dict[str, float]:
+    if len(message.position) != len(message.name):
+        raise ObservationError(
+            f"{topic}: field 'position' has {len(message.position)} values for {len(message.name)} names"
+        )
+    _require_once(f"{topic}: names", message.name)
+    return dict(zip(message.name, message.position, strict=True))
 
 
 def _axes(field: str, told: str, turned: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -301,7 +342,12 @@ def odometry_message(
     return message
 
 
-STATE_MESSAGES: Mapping[Source, type] = {"joint_states": JointState, "odom": Odometry, "imu": Imu}
+STATE_MESSAGES: Mapping[Source, type] = {
+    "joint_states": JointState,
+    "odom": Odometry,
+    "imu": Imu,
+    "sensors": JointState,
+}
 """Type of the messages of each source of the robot's state."""
 
 
@@ -315,6 +361,7 @@ def state_reader(source: Source, binding: Binding) -> Callable[[Any], Reading]:
             message, binding.base_frame, binding.odom_frame, needed
         ),
         "imu": lambda message: read_imu(message, binding.imu_frame, needed),
+        "sensors": lambda message: read_sensors(message, binding.task.sensors),
     }
     return readers[source]
 
@@ -343,12 +390,7 @@ def read_named_goal(message: JointState, goal: Goal) -> Vector:
     Raises:
         ObservationError: naming what is missing, there twice or not finite.
     """
-    if len(message.position) != len(message.name):
-        raise ObservationError(
-            f"goal: field 'position' has {len(message.position)} values for {len(message.name)} names"
-        )
-    _require_once("goal: names", message.name)
-    asked = dict(zip(message.name, message.position, strict=True))
+    asked = _named_positions("goal", message)
     if missing := [name for name in goal.ranges if name not in asked]:
         raise ObservationError(
             f"goal: {_quoted(missing)} is missing; the message has {_quoted(asked)}"

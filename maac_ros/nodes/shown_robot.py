@@ -16,17 +16,12 @@ from maac_ros.observation import JointReading
 from maac_ros.simulation import Simulation
 from maac_ros.terms import Source
 
-_TOLD = {
-    JointReading: ("joint_position", "joint_velocity"),
-    BaseReading: (
-        "base_position",
-        "base_orientation",
-        "base_linear_velocity",
-        "base_angular_velocity",
-    ),
-    InertialReading: ("base_orientation", "base_angular_velocity"),
+_TOLD: dict[type, dict[str, str]] = {
+    JointReading: {"joint_position": "position", "joint_velocity": "velocity"},
+    BaseReading: {f"base_{quantity}": quantity for quantity in BaseReading._fields},
+    InertialReading: {f"base_{quantity}": quantity for quantity in InertialReading._fields},
 }
-"""Which numbers of the robot's state a reading tells, in its order."""
+"""What of a robot's state shows, and the fields of readings that tell it."""
 
 
 class ShownRobot:
@@ -73,6 +68,6 @@ class ShownRobot:
         self._node.create_subscription(messages.STATE_MESSAGES[source], topic, take, BEST_EFFORT)
 
     def _take(self, reading: Reading) -> None:
-        for name, values in zip(_TOLD[type(reading)], reading, strict=True):
-            known = getattr(self._state, name)
+        for name, field in _TOLD[type(reading)].items():
+            values, known = getattr(reading, field), getattr(self._state, name)
             setattr(self._state, name, np.where(np.isfinite(values), values, known))

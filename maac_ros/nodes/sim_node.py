@@ -1,9 +1,10 @@
 """``sim_node``: a task's simulation in the robot's place, with the robot's topics.
 
-Out: ``/clock``, ``joint_states``, ``odom`` and ``imu`` where the task has a floating base, and for each finished
-episode ``~/episode_return`` (std_msgs/Float64) and ``~/episode`` (std_msgs/String, a JSON object with ``episode``,
-``steps``, ``return`` and ``terminated``), both latched. In: ``policy_controller/commands``. Services: ``~/reset``,
-``~/pause``, ``~/step`` (while paused).
+Out: ``/clock``, ``joint_states``, ``odom`` and ``imu`` where the task has a floating base, ``sensors`` where it
+observes any (sensor_msgs/JointState: names, and readings as positions), and for each finished episode
+``~/episode_return`` (std_msgs/Float64) and ``~/episode`` (std_msgs/String, a JSON object with ``episode``, ``steps``,
+``return`` and ``terminated``), both latched. In: ``policy_controller/commands``. Services: ``~/reset``, ``~/pause``,
+``~/step`` (while paused).
 
 Where the task has a goal, the simulator draws one for each episode and asks for it with every state, on ``cmd_vel``
 (geometry_msgs/TwistStamped) or ``goal`` (sensor_msgs/JointState: names and positions). With ``goals: topic`` it asks
@@ -214,6 +215,8 @@ class SimNode(Node):
         if self._task.robot.base is not None:
             self._odom = self.create_publisher(Odometry, topics.odom, RELIABLE)
             self._imu = self.create_publisher(Imu, topics.imu, RELIABLE)
+        if self._task.sensors:
+            self._sensors = self.create_publisher(JointState, topics.sensors, RELIABLE)
         if self._goal is not None:
             kind = JointState if self._goal.source == "goal" else TwistStamped
             topic = getattr(topics, self._goal.source)
@@ -360,6 +363,8 @@ class SimNode(Node):
                 messages.odometry_message(robot.state, wired.base_frame, stamp_ns, wired.odom_frame)
             )
             self._imu.publish(messages.imu_message(robot.state, wired.imu_frame, stamp_ns))
+        if sensors := self._task.sensors:
+            self._sensors.publish(messages.sensors_message(robot.state.sensors, sensors, stamp_ns))
 
     def _repeat_state(self) -> None:
         with self._lock:

@@ -1,5 +1,6 @@
 """Conversions between messages and arrays: by name, in the right frame, and loud about what is missing."""
 
+import dataclasses
 import re
 from functools import reduce
 
@@ -63,7 +64,7 @@ def test_needs_are_those_of_the_observation(name):
 
 def test_joints_are_found_by_name_whatever_their_order():
     message = joint_state(["gripper", "hinge", "slider"], [9.0, 2.0, 1.0], [9.0, 4.0, 3.0])
-    position, velocity = messages.read_joint_state(message, NEEDS)
+    position, velocity, _ = messages.read_joint_state(message, NEEDS)
     np.testing.assert_array_equal(position, [1.0, 2.0])
     np.testing.assert_array_equal(velocity, [3.0, 4.0])
 
@@ -97,8 +98,9 @@ def test_what_is_missing_is_named(message, reason):
 
 def test_empty_field_that_nobody_needs_is_unknown_not_zero():
     needs = JointNeeds(("hinge",), position=("hinge",), velocity=())
-    _, velocity = messages.read_joint_state(joint_state(["hinge"], [1.0]), needs)
-    assert np.isnan(velocity).all()
+    reading = messages.read_joint_state(joint_state(["hinge"], [1.0]), needs)
+    assert np.isnan(reading.velocity).all()
+    assert np.isnan(reading.effort).all()
 
 
 def test_joint_states_pass_through_unchanged():
@@ -106,9 +108,29 @@ def test_joint_states_pass_through_unchanged():
     state = RobotState(random.standard_normal(2), random.standard_normal(2))
     message = messages.joint_state_message(state.joints, NEEDS.names, 12_000_000_345)
     assert messages.stamp_to_ns(message.header.stamp) == 12_000_000_345
-    position, velocity = messages.read_joint_state(message, NEEDS)
+    assert not message.effort  # of which nothing is known
+    position, velocity, _ = messages.read_joint_state(message, NEEDS)
     np.testing.assert_array_equal(position, state.joint_position)
     np.testing.assert_array_equal(velocity, state.joint_velocity)
+    state.joint_effort = random.standard_normal(2)
+    message = messages.joint_state_message(state.joints, NEEDS.names, 1)
+    needs = dataclasses.replace(NEEDS, effort=("hinge",))
+    reading = messages.read_joint_state(message, needs)
+    np.testing.assert_array_equal(reading.effort, state.joint_effort)
+
+
+def test_sensors_are_read_by_name():
+    message = messages.sensors_message(np.array([1.0, 2.0, 3.0]), ("a", "b", "c"), 7)
+    assert messages.stamp_to_ns(message.header.stamp) == 7
+    assert messages.read_sensors(message, ("c", "a")).values.tolist() == [3.0, 1.0]
+    with pytest.raises(ObservationError, match="sensors: 'd' is missing; the message has 'a', 'b'"):
+        messages.read_sensors(message, ("a", "d"))
+    message.name = ["a", "b", "a"]
+    with pytest.raises(ObservationError, match="sensors: names listed more than once: a"):
+        messages.read_sensors(message, ("a",))
+    message.name = ["a"]
+    with pytest.raises(ObservationError, match="'position' has 3 values for 1 names"):
+        messages.read_sensors(message, ("a",))
 
 
 def test_twist_is_in_the_child_frame():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,22 @@ def test_graph_ends_when_a_node_fails(start, untrained_bundle):
     assert process.returncode == 1
     assert "does not fit task 'hopper'" in output
     assert "policy_node has ended with code 1; ending the others" in output
+
+
+def test_a_node_that_ends_without_the_graph_is_told(bench, start, untrained_bundle):
+    ticks = bench.listen(Float64MultiArray, "/policy_node/telemetry", profile(depth=1000))
+    bundle = untrained_bundle("inverted_pendulum").path
+    process = start("maac_ros.up", "sim_deploy", f"bundle:={bundle}")
+    bench.until(lambda: ticks, "ticks")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (node,) = (c for c in children if b"policy_node" in Path(f"/proc/{c}/cmdline").read_bytes())
+    os.kill(int(node), signal.SIGTERM)
+    bench.until(lambda: not Path(f"/proc/{node}").exists(), "end of the policy node")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0, output
+    assert output.count("policy_node has ended; the others go on without it") == 1
 
 
 PRESET = """

@@ -87,6 +87,49 @@ def test_position_targets_go_to_a_trajectory_controller(bench, tmp_path):
     assert 0.15 <= point.positions[1] <= 0.25
 
 
+def test_efforts_and_sensors_come_by_the_names_of_the_robot(bench, tmp_path):
+    def feeling(task):
+        task["observation"] += [
+            {"term": "joint_effort", "joints": ["shoulder", "wheel"]},
+            {"term": "sensor", "sensors": ["pull_z", "touch"], "unit": "N"},
+        ]
+
+    sensors = """
+  <sensor>
+    <touch name="touch" site="tip"/>
+    <force name="pull" site="tip"/>
+  </sensor>
+</mujoco>"""
+    mjcf = servo_robot.MJCF.replace("</mujoco>", sensors).replace(
+        '<geom type="cylinder"', '<site name="tip" size="0.1"/><geom type="cylinder"'
+    )
+    path = servo_robot.write(tmp_path, feeling, mjcf)
+    bundle = export_untrained_bundle(load_task(path), tmp_path / "bundle")
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(
+        yaml.safe_dump(
+            {
+                "schema_version": 1,
+                "name": "servos",
+                "description": "Its wheel turns the other way.",
+                "joints": {"wheel": {"name": "disc", "sign": -1}},
+                "topics": {"sensors": "feelers"},
+            }
+        ),
+        encoding="utf-8",
+    )
+    ((expected, _),) = evaluate(bundle, 1, SEED, use_mpc=False)
+    states = bench.listen(JointState, "joint_states", ALL)
+    felt = bench.listen(JointState, "feelers", ALL)
+    got = play(bench, bundle, path, str(robot))
+    assert got == pytest.approx(expected.episode_return, rel=1e-9)
+    assert states[0].name == ["shoulder", "slide", "disc"]
+    assert all(len(message.effort) == 3 for message in states)
+    assert len({message.effort[2] for message in states}) > 5
+    assert felt[0].name == ["pull_z", "touch"]
+    assert len({message.position[0] for message in felt}) > 5
+
+
 def test_the_quadruped_is_told_positions_in_the_order_of_its_controller(
     bench, short_task, tmp_path, monkeypatch
 ):
