@@ -21,6 +21,7 @@ from maac_ros.nodes.common import (
     Exit,
     ParameterSpec,
     declare,
+    open_publisher,
     run_node,
     steady_clock,
 )
@@ -69,7 +70,7 @@ class CameraNode(Node):
         self._shown = ShownRobot(self, binding, "rgb_array")
         self._frame_id = values["frame_id"]
         self._last_ns: int | None = None
-        self._images = self.create_publisher(Image, "~/image", RELIABLE)
+        self._images = open_publisher(self, Image, "~/image", RELIABLE)
         self.create_timer(1.0 / values["rate_hz"], self._show, clock=steady_clock())
 
     def _show(self) -> None:

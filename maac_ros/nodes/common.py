@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import math
 import os
@@ -23,8 +24,11 @@ from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
@@ -62,6 +66,52 @@ RELIABLE = profile()
 
 LATCHED = profile(durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """What a late subscriber must still get."""
+
+
+_OVERRIDES = QoSOverridingOptions.with_default_policies()
+
+
+@contextlib.contextmanager
+def _overriding(topic: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ParameterException, InvalidQosOverridesError) as reason:
+        raise ConfigError(f"qos_overrides of {topic}: {reason}") from reason
+
+
+def open_publisher(node: Node, kind: type, topic: str, quality: QoSProfile) -> Publisher:
+    """Publish on ``topic`` with ``quality``, or as the parameters ``qos_overrides.<topic>.publisher.*`` say.
+
+    Raises:
+        ConfigError: when those cannot be used.
+    """
+    # The overrides are written into the profile.
+    with _overriding(topic):
+        return node.create_publisher(
+            kind, topic, copy.copy(quality), qos_overriding_options=_OVERRIDES
+        )
+
+
+def open_subscription(
+    node: Node,
+    kind: type,
+    topic: str,
+    callback: Callable[[Any], None],
+    quality: QoSProfile,
+    **further: Any,
+) -> Subscription:
+    """Listen to ``topic`` with ``quality``, or as the parameters ``qos_overrides.<topic>.subscription.*`` say.
+
+    Args:
+        node, kind, topic, callback, quality, further: of :meth:`rclpy.node.Node.create_subscription`.
+
+    Raises:
+        ConfigError: when those cannot be used.
+    """
+    with _overriding(topic):
+        return node.create_subscription(
+            kind, topic, callback, copy.copy(quality), qos_overriding_options=_OVERRIDES, **further
+        )
 
 
 DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"

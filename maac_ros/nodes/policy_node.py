@@ -49,6 +49,7 @@ from maac_ros.nodes.common import (
     declare,
     diagnostics,
     in_thread,
+    open_publisher,
     profile,
     run_node,
     steady_clock,
@@ -204,11 +205,9 @@ class PolicyNode(LifecycleNode):
         drawn = values["goals"] == "drawn"
         self._inbox = inbox = Inbox(task, trigger == "observation", ros_time.simulated, drawn)
         kind = self._command_type()
-        self._commands = self.create_publisher(kind, self._binding.controller.topic, RELIABLE)
-        self._plans = self.create_publisher(JointTrajectory, "~/plan", RELIABLE)
-        self._telemetry = self.create_publisher(
-            Float64MultiArray, "~/telemetry", profile(depth=100)
-        )
+        self._commands = open_publisher(self, kind, self._binding.controller.topic, RELIABLE)
+        self._plans = open_publisher(self, JointTrajectory, "~/plan", RELIABLE)
+        self._telemetry = open_publisher(self, Float64MultiArray, "~/telemetry", profile(depth=100))
         for publisher in (self._commands, self._plans, self._telemetry):
             self._interfaces.append(partial(self.destroy_publisher, publisher))
         self._reader = Reader(self, partial(self._on_thread_failure, "reader"))

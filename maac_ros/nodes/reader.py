@@ -20,6 +20,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.subscription import Subscription
 
+from maac_ros.nodes.common import open_subscription
+
 _POLL_NS = 100_000_000
 """The end of the context, which wakes nobody, is noticed within this time."""
 
@@ -61,7 +63,8 @@ class Reader:
     ) -> None:
         """Let ``callback``, called from the reader's thread, have the messages of ``topic``; before :meth:`start`."""
         self._subscriptions.append(
-            self._node.create_subscription(
+            open_subscription(
+                self._node,
                 kind,
                 topic,
                 callback,

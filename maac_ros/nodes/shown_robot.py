@@ -10,7 +10,7 @@ from rclpy.node import Node
 from maac_ros.binding import Binding
 from maac_ros.errors import ObservationError
 from maac_ros.nodes import messages
-from maac_ros.nodes.common import BEST_EFFORT
+from maac_ros.nodes.common import BEST_EFFORT, open_subscription
 from maac_ros.nodes.messages import BaseReading, InertialReading, Reading
 from maac_ros.observation import JointReading
 from maac_ros.simulation import Simulation
@@ -65,7 +65,7 @@ class ShownRobot:
                 self.stamp_ns = messages.stamp_to_ns(message.header.stamp)
 
         topic = getattr(binding.topics, source)
-        self._node.create_subscription(messages.STATE_MESSAGES[source], topic, take, BEST_EFFORT)
+        open_subscription(self._node, messages.STATE_MESSAGES[source], topic, take, BEST_EFFORT)
 
     def _take(self, reading: Reading) -> None:
         for name, field in _TOLD[type(reading)].items():

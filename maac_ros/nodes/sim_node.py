@@ -61,6 +61,8 @@ from maac_ros.nodes.common import (
     Exit,
     ParameterSpec,
     declare,
+    open_publisher,
+    open_subscription,
     run_node,
     steady_clock,
 )
@@ -211,25 +213,25 @@ class SimNode(Node):
     def _open_interfaces(self) -> None:
         self._clock_publisher = self.create_publisher(Clock, "/clock", RELIABLE)
         binding, topics = self._binding, self._binding.topics
-        self._joint_states = self.create_publisher(JointState, topics.joint_states, RELIABLE)
+        self._joint_states = open_publisher(self, JointState, topics.joint_states, RELIABLE)
         if self._task.robot.base is not None:
-            self._odom = self.create_publisher(Odometry, topics.odom, RELIABLE)
-            self._imu = self.create_publisher(Imu, topics.imu, RELIABLE)
+            self._odom = open_publisher(self, Odometry, topics.odom, RELIABLE)
+            self._imu = open_publisher(self, Imu, topics.imu, RELIABLE)
         if self._task.sensors:
-            self._sensors = self.create_publisher(JointState, topics.sensors, RELIABLE)
+            self._sensors = open_publisher(self, JointState, topics.sensors, RELIABLE)
         if self._goal is not None:
             kind = JointState if self._goal.source == "goal" else TwistStamped
             topic = getattr(topics, self._goal.source)
             if self._draws_goals:
-                self._goals = self.create_publisher(kind, topic, RELIABLE)
+                self._goals = open_publisher(self, kind, topic, RELIABLE)
             else:
-                self.create_subscription(kind, topic, self._on_goal, RELIABLE)
+                open_subscription(self, kind, topic, self._on_goal, RELIABLE)
         self._returns = self.create_publisher(Float64, "~/episode_return", LATCHED)
         self._episodes = self.create_publisher(String, "~/episode", LATCHED)
         commands = (
             Float64MultiArray if binding.controller.interface == "forward" else JointTrajectory
         )
-        self.create_subscription(commands, binding.controller.topic, self._on_command, RELIABLE)
+        open_subscription(self, commands, binding.controller.topic, self._on_command, RELIABLE)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)

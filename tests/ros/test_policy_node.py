@@ -1,5 +1,6 @@
 """The policy node on a robot that the test plays."""
 
+import re
 import shutil
 import threading
 from itertools import pairwise
@@ -12,6 +13,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from node_bench import Bench
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
@@ -231,6 +233,41 @@ def test_sensor_whose_quality_of_service_does_not_match_is_named(bench, bundle):
     said = "/joint_states of /probe is not heard: "
     bench.until(lambda: statuses and said in statuses[-1][1], said)
     assert statuses[-1][0] == DiagnosticStatus.ERROR
+
+
+QOS = "qos_overrides./joint_states.subscription"
+
+
+def test_quality_of_service_is_overridden_by_parameters(bench, bundle):
+    commands = "qos_overrides./policy_controller/commands.publisher"
+    node = bench.policy(
+        bundle=str(bundle),
+        **{f"{QOS}.reliability": "reliable", f"{QOS}.depth": 7, f"{commands}.depth": 3},
+    )
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_cleanup() == SUCCESS
+    assert node.trigger_configure() == SUCCESS  # declared only once
+    (heard,) = node.get_subscriptions_info_by_topic("/joint_states")
+    assert heard.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    values = {name: node.get_parameter(name).value for name in (f"{QOS}.depth", f"{QOS}.history")}
+    assert values == {f"{QOS}.depth": 7, f"{QOS}.history": "keep_last"}
+    # The profiles that other nodes of this process share stay as they are.
+    other = bench.simulator()
+    assert other.get_parameter(f"{commands.replace('publisher', 'subscription')}.depth").value == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "value", "said"),
+    [
+        ("reliability", "perhaps", "qos_overrides of joint_states: .*`reliability`: `perhaps`"),
+        ("depth", "many", "qos_overrides of joint_states: .*depth"),
+    ],
+)
+def test_an_override_that_there_cannot_be_is_told(bench, bundle, policy, value, said):
+    node = bench.policy(bundle=str(bundle), **{f"{QOS}.{policy}": value})
+    statuses = bench.diagnostics()
+    assert node.trigger_configure() == FAILURE
+    bench.until(lambda: statuses and re.search(said, statuses[-1][1]), said)
 
 
 def test_sensor_whose_type_does_not_match_is_named(bench, bundle):
