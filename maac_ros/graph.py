@@ -232,6 +232,9 @@ SIM_TRAIN = Graph(
     ),
 )
 
+_OWN_CLOCK: Mapping[str, str | Ref] = {"/clock": "clock"}
+"""Simulated robots in namespaces have times of their own."""
+
 SIM_DEPLOY = Graph(
     name="sim_deploy",
     description="Run a bundle on the simulated robot of its task.",
@@ -274,6 +277,11 @@ SIM_DEPLOY = Graph(
         Argument("stop_after_ms", 0.0, "a longer fault latches the stop, ms; 0 for never"),
         _RECORD,
         _CAMERA_HZ,
+        Argument(
+            "namespace",
+            "",
+            "ROS namespace of the nodes, and of the clock: several robots run beside each other",
+        ),
         _ENCLAVES,
     ),
     nodes=(
@@ -284,6 +292,8 @@ SIM_DEPLOY = Graph(
                 *("mass_factor", "friction_factor", "gain_factor", "delay_steps"),
                 *("joint_position_noise", "joint_velocity_noise", "robot", "goals"),
             ),
+            remappings=_OWN_CLOCK,
+            namespace=Ref("namespace"),
             ends_graph=True,
         ),
         NodeSpec(
@@ -296,10 +306,14 @@ SIM_DEPLOY = Graph(
                 "reliable_sensors": True,
                 "autostart": True,
             },
+            remappings=_OWN_CLOCK,
+            namespace=Ref("namespace"),
         ),
         NodeSpec(
             "camera_node",
             parameters={**_refs("task", "robot"), "rate_hz": Ref("camera_hz")},
+            remappings=_OWN_CLOCK,
+            namespace=Ref("namespace"),
             wanted=Ref("camera_hz"),
         ),
     ),
