@@ -17,10 +17,11 @@ def arm(robot_file):
 
 def test_joints_are_read_under_their_own_names_and_signs(arm):
     assert arm.names == ("shoulder_joint", "elbow_joint")
-    said = JointReading(np.array([0.5, 0.3]), np.array([1.0, 2.0]))
-    position, velocity = arm.from_robot(said)
+    said = JointReading(np.array([0.5, 0.3]), np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    position, velocity, effort = arm.from_robot(said)
     np.testing.assert_allclose(position, [0.5, -0.2], atol=1e-15)
     np.testing.assert_array_equal(velocity, [1.0, -2.0])
+    np.testing.assert_array_equal(effort, [3.0, -4.0])
     for ours, theirs in zip(said, arm.to_robot(arm.from_robot(said)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-15)
     assert np.isnan(arm.from_robot(JointReading(np.full(2, np.nan), np.zeros(2))).position).all()
@@ -53,7 +54,7 @@ def test_without_a_robot_everything_is_the_simulators():
     binding = Binding(load_task("hopper"))
     values = np.random.default_rng(0).normal(size=(3, 3))
     np.testing.assert_array_equal(binding.command_to_robot(values), values)
-    reading = JointReading(*np.random.default_rng(1).normal(size=(2, 6)))
+    reading = JointReading(*np.random.default_rng(1).normal(size=(3, 6)))
     np.testing.assert_array_equal(binding.from_robot(reading), reading)
     assert binding.controller.topic == "policy_controller/commands"
     assert binding.topics.joint_states == "joint_states"
@@ -102,6 +103,6 @@ def test_what_does_not_go_together_is_refused_by_field(robot_file, change, said)
 
 def test_unknown_robot_is_refused_with_the_shipped_ones():
     with pytest.raises(
-        ConfigError, match=r"unknown robot 'marvin': .* one of: late_pendulum, reaching_arm"
+        ConfigError, match=r"unknown robot 'marvin': .* one of: go1, late_pendulum, reaching_arm"
     ):
         load_robot("marvin")

@@ -40,8 +40,10 @@ def allowed(node):
     "node", ["policy_node", "sim_node", "camera_node", "trainer_node", "viewer", "maac_check"]
 )
 def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bundle, tmp_path, node):
-    """Ant is the task with every source of the robot's state; a goal comes on one topic or another, or on none."""
-    spare = {f"/{node}/{NEWER_THAN_HUMBLE}", "/cmd_vel", "/goal", "/imu"}
+    """Ant is the task with every source of the robot's state that it needs; a goal comes on one topic or another, or
+    on none, and other tasks have an IMU, and sensors.
+    """
+    spare = {f"/{node}/{NEWER_THAN_HUMBLE}", "/cmd_vel", "/goal", "/imu", "/sensors"}
     if node == "policy_node":
         made = bench.policy(bundle=str(untrained_bundle("ant").path), use_sim_time=True)
         # Not activated: it listens for others who command.
