@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import quadruped
 
 from maac_ros.bundle import load_bundle, require_same_task
 from maac_ros.errors import BundleError
@@ -16,6 +17,8 @@ SHIPPED = sorted(folder.name for folder in (share_directory() / "bundles").iterd
 def test_shipped_bundle_fits_its_task_and_reaches_its_return(name):
     bundle = load_bundle(name)
     require_same_task(bundle, load_task(name))
+    if (bundle.task.simulation.mjcf or "").startswith("menagerie:"):
+        quadruped.require_menagerie()
     promised = bundle.manifest.provenance.evaluation_return
     returns = [e.episode_return for e, _ in evaluate(bundle, 3, seed=0, use_mpc=False)]
     assert np.mean(returns) > 0.8 * promised, returns
