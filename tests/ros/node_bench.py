@@ -41,8 +41,19 @@ class Bench:
 
     def add(self, create, **parameters):
         """Create a node with parameters and spin it with the others."""
+        return self._add(create, parameters)
+
+    def launch(self, resolved):
+        """Create a node as a graph describes its process."""
+        create = {"policy_node": PolicyNode, "sim_node": SimNode}[resolved.executable]
+        rules = [f"{old}:={new}" for old, new in resolved.remappings.items()]
+        words = ["--ros-args", *(word for rule in rules for word in ("-r", rule))]
+        names = {"namespace": resolved.namespace, "cli_args": words}
+        return self._add(create, resolved.parameters, **names)
+
+    def _add(self, create, parameters, **names):
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        node = create(self.leave, context=self.context, parameter_overrides=overrides)
+        node = create(self.leave, context=self.context, parameter_overrides=overrides, **names)
         self.nodes.append(node)
         self.executor.add_node(node)
         return node

@@ -1,6 +1,5 @@
 """Nodes as real processes: signals, exit codes, and a whole graph."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from std_msgs.msg import Float64, Float64MultiArray, String
 from maac_learning.cli import main
 from maac_ros.bundle import load_bundle
 from maac_ros.controller import Controller, ControllerSettings
-from maac_ros.evaluation import evaluate, run_episode
+from maac_ros.evaluation import run_episode
 from maac_ros.nodes.common import LATCHED, profile
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.simulation import TaskEnv
@@ -162,30 +161,6 @@ def test_a_node_that_ends_without_the_graph_is_told(bench, start, untrained_bund
     output, _ = process.communicate(timeout=15)
     assert process.returncode == 0, output
     assert output.count("policy_node has ended; the others go on without it") == 1
-
-
-def test_two_robots_run_beside_each_other(bench, start, short_task, untrained_bundle):
-    task, bundle = short_task("two_joint_arm", 30), untrained_bundle("two_joint_arm")
-    manifest = bundle.manifest.model_copy(update={"task": load_task(task)})
-    short = dataclasses.replace(bundle, manifest=manifest)
-    seeds = {"left": 3, "right": 8}
-    expected = {
-        name: next(iter(evaluate(short, 1, seed, use_mpc=False)))[0].episode_return
-        for name, seed in seeds.items()
-    }
-    assert expected["left"] != expected["right"]
-    words = [f"task:={task}", f"bundle:={bundle.path}", "mode:=lockstep", "episodes:=1"]
-    words.append("tick_limit_ms:=60000")  # a busy machine must not have a tick overruled
-    returns = {
-        name: bench.listen(Float64, f"/{name}/sim_node/episode_return", LATCHED) for name in seeds
-    }
-    for name, seed in seeds.items():
-        start("maac_ros.up", "sim_deploy", *words, f"namespace:={name}", f"seed:={seed}")
-    for name, heard in returns.items():
-        # Four processes are starting.
-        bench.until(lambda heard=heard: heard, f"return of {name}")
-    assert {name: heard[0].data for name, heard in returns.items()} == expected
-    assert not bench.probe.count_publishers("/clock")
 
 
 PRESET = """

@@ -13,7 +13,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from maac_learning.export import export_untrained_bundle
 from maac_ros.evaluation import evaluate
-from maac_ros.nodes.common import profile
+from maac_ros.graph import SIM_DEPLOY, resolve
+from maac_ros.nodes.common import LATCHED, profile
 from maac_ros.task import load_task
 
 SEED = 4
@@ -152,6 +153,31 @@ def test_the_quadruped_is_told_positions_in_the_order_of_its_controller(
         assert (abs(thigh - 0.9) <= 0.6).all()
         assert (abs(calf + 1.8) <= 0.6).all()
     assert len(commands) >= 30
+
+
+def test_two_robots_run_beside_each_other(bench, short_task, untrained_bundle):
+    """The nodes of sim_deploy, twice, in namespaces of their own."""
+    path, bundle = short_task("two_joint_arm", 30), untrained_bundle("two_joint_arm")
+    manifest = bundle.manifest.model_copy(update={"task": load_task(path)})
+    short = dataclasses.replace(bundle, manifest=manifest)
+    seeds = {"left": 3, "right": 8}
+    expected, returns, simulators = {}, {}, []
+    for name, seed in seeds.items():
+        ((episode, _),) = evaluate(short, 1, seed, use_mpc=False)
+        expected[name] = episode.episode_return
+        returns[name] = bench.listen(Float64, f"/{name}/sim_node/episode_return", LATCHED)
+        given = {"task": path, "bundle": bundle.path, "mode": "lockstep", "episodes": 1}
+        given |= {"tick_limit_ms": 60_000, "namespace": name, "seed": seed}
+        simulator, policy = resolve(SIM_DEPLOY, {key: str(value) for key, value in given.items()})
+        simulators.append(simulator)
+        assert bench.launch(policy).autostart()
+    for simulator in simulators:
+        bench.launch(simulator)
+    bench.until(lambda: all(returns.values()), "returns")
+    assert {name: heard[0].data for name, heard in returns.items()} == expected
+    assert expected["left"] != expected["right"]
+    assert not bench.probe.count_publishers("/clock")
+    assert bench.probe.count_publishers("/left/clock") == 1
 
 
 def test_robot_that_does_not_go_with_the_task_is_refused(bench, untrained_bundle):
