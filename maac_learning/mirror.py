@@ -15,9 +15,6 @@ from maac_ros.simulation import Simulation
 from maac_ros.task import Task
 
 _TRIALS = 20
-_TOLERANCE = 0.03
-"""Share of a quantity's spread by which a robot and its mirror image may differ after a step: contacts are solved in
-another order, and no robot is built quite alike on both sides. A model's own error is some times as much."""
 
 
 class MirrorImage(nn.Module):
@@ -93,19 +90,25 @@ def check_mirror(task: Task, seed: int = 0) -> None:
         state = ours.state
     robot.close()
     image.close()
-    _require_alike([*(e.name for e in builder.entries), "reward"], rows, differences, task.name)
+    _require_alike(
+        [*(e.name for e in builder.entries), "reward"],
+        rows,
+        differences,
+        task.name,
+        mirror.tolerance,
+    )
 
 
 def _require_alike(
-    names: list[str], rows: list[Vector], differences: list[Vector], task: str
+    names: list[str], rows: list[Vector], differences: list[Vector], task: str, tolerance: float
 ) -> None:
     # The middle of the trials: at an impact the order in which contacts are solved counts.
     share = np.median(np.abs(differences), axis=0) / (np.std(rows, axis=0) + 1e-6)
     worst = int(share.argmax())
-    if not share[worst] <= _TOLERANCE:
+    if not share[worst] <= tolerance:
         raise TaskError(
             f"task '{task}': robot.mirror: in the simulation robot and mirror image do not do the same: after one "
-            f"step '{names[worst]}' differs by {share[worst]:.2g} of its spread (expected at most {_TOLERANCE:g}); "
+            f"step '{names[worst]}' differs by {share[worst]:.2g} of its spread (expected at most {tolerance:g}); "
             "check swap and flip"
         )
 

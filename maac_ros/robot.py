@@ -53,6 +53,10 @@ class Mirror(schema.Description):
     """Joints that turn or slide the other way in the mirror, such as those about a vertical axis, and sensors whose
     reading changes its sign there."""
 
+    tolerance: float = Field(default=1e-3, gt=0, lt=1)
+    """Share of a quantity's spread by which robot and mirror image may differ after a step: contacts are solved in
+    another order. A robot that is not built quite alike on both sides says here by how much."""
+
     @model_validator(mode="after")
     def _once(self) -> Mirror:
         for field, joints in (

@@ -11,29 +11,28 @@ from maac_ros.conditions import Randomization
 from maac_ros.intervals import Interval, check_interval
 
 
-class JointReset(schema.Description):
-    """A random offset to where joints begin an episode, uniform and drawn for each of them."""
-
-    term: Literal["joint_position", "joint_velocity"]
-    """Of positions (m or rad), or velocities (m/s or rad/s)."""
-    joints: tuple[str, ...] = Field(min_length=1)
+class _Reset(schema.Description):
     offset: Interval
     """Added to the keyframe's value, or without a keyframe to the MJCF's own."""
 
     _ordered = field_validator("offset")(check_interval)
 
 
-class BaseReset(schema.Description):
+class JointReset(_Reset):
+    """A random offset to where joints begin an episode, uniform and drawn for each of them."""
+
+    term: Literal["joint_position", "joint_velocity"]
+    """Of positions (m or rad), or velocities (m/s or rad/s)."""
+    joints: tuple[str, ...] = Field(min_length=1)
+
+
+class BaseReset(_Reset):
     """A random offset to how the floating base begins an episode, uniform and drawn for each of the axes."""
 
     term: Literal["base_position", "base_rotation", "base_linear_velocity", "base_angular_velocity"]
     """Of its position (m, world frame), its orientation (rad, about its own axes, one after the other), its linear
     velocity (m/s, world frame) or its angular velocity (rad/s, its own axes)."""
     axes: tuple[Literal["x", "y", "z"], ...] = Field(min_length=1)
-    offset: Interval
-    """Added to the keyframe's value, or without a keyframe to the MJCF's own."""
-
-    _ordered = field_validator("offset")(check_interval)
 
 
 ResetTerm = Annotated[JointReset | BaseReset, Field(discriminator="term")]

@@ -92,6 +92,7 @@ def test_noise_is_on_what_is_seen_and_nowhere_else(make):
         seen, true = noisy.step(command), clear.step(command)
         assert seen.reward == true.reward
         np.testing.assert_array_equal(noisy.state().joint_position, true.state.joint_position)
+        np.testing.assert_array_equal(seen.state.joint_effort, true.state.joint_effort)
         errors.append(np.concatenate(seen.state.joints[:2]) - np.concatenate(true.state.joints[:2]))
     position, velocity = np.split(np.array(errors), 2, axis=1)
     assert position.std() == pytest.approx(0.1, rel=0.3)

@@ -182,21 +182,22 @@ def read_sensors(message: JointState, names: Sequence[str]) -> SensorsReading:
     Raises:
         ObservationError: naming what is missing, or there twice.
     """
-    told = _named_positions("sensors", message)
-    if missing := [name for name in names if name not in told]:
-        raise ObservationError(
-            f"sensors: {_quoted(missing)} is missing; the message has {_quoted(told)}"
-        )
-    return SensorsReading(np.array([told[name] for name in names]))
+    return SensorsReading(np.array(_named_positions("sensors", message, names)))
 
 
-def _named_positions(topic: str, message: JointState) -> dict[str, float]:
+def _named_positions(topic: str, message: JointState, names: Iterable[str]) -> list[float]:
+    """The positions of ``names``, in that order; raises :class:`ObservationError` where one is missing or not alone."""
     if len(message.position) != len(message.name):
         raise ObservationError(
             f"{topic}: field 'position' has {len(message.position)} values for {len(message.name)} names"
         )
     _require_once(f"{topic}: names", message.name)
-    return dict(zip(message.name, message.position, strict=True))
+    told = dict(zip(message.name, message.position, strict=True))
+    if missing := [name for name in names if name not in told]:
+        raise ObservationError(
+            f"{topic}: {_quoted(missing)} is missing; the message has {_quoted(told)}"
+        )
+    return [told[name] for name in names]
 
 
 def _axes(field: str, told: str, turned: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -390,12 +391,7 @@ def read_named_goal(message: JointState, goal: Goal) -> Vector:
     Raises:
         ObservationError: naming what is missing, there twice or not finite.
     """
-    asked = _named_positions("goal", message)
-    if missing := [name for name in goal.ranges if name not in asked]:
-        raise ObservationError(
-            f"goal: {_quoted(missing)} is missing; the message has {_quoted(asked)}"
-        )
-    return _finite_goal(goal, [asked[name] for name in goal.ranges])
+    return _finite_goal(goal, _named_positions("goal", message, goal.ranges))
 
 
 def _finite_goal(goal: Goal, values: list[float]) -> Vector:

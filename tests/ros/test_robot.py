@@ -39,6 +39,14 @@ def play(bench, bundle, path, robot):
     return returns[0].data
 
 
+def bound(tmp_path, **fields):
+    """Path of a binding of the servo robot."""
+    path = tmp_path / "robot.yaml"
+    data = {"schema_version": 1, "name": "servos", "description": "Known to this test.", **fields}
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return str(path)
+
+
 def test_episode_on_the_robots_topics_is_the_simulators(bench, short_task, untrained_bundle):
     path = short_task("reaching_arm", 60)
     bundle = untrained_bundle("reaching_arm")
@@ -65,22 +73,14 @@ def test_position_targets_go_to_a_trajectory_controller(bench, tmp_path):
     mjcf = servo_robot.MJCF.replace('<velocity joint="wheel" kv="0.05"/>', "")
     path = servo_robot.write(tmp_path, only_positions, mjcf)
     bundle = export_untrained_bundle(load_task(path), tmp_path / "bundle")
-    robot = tmp_path / "robot.yaml"
-    robot.write_text(
-        yaml.safe_dump(
-            {
-                "schema_version": 1,
-                "name": "servos",
-                "description": "Behind a joint trajectory controller.",
-                "joints": {"slide": {"name": "rail", "sign": -1, "offset": 0.25}},
-                "controller": {"interface": "trajectory", "topic": "arm/joint_trajectory"},
-            }
-        ),
-        encoding="utf-8",
+    robot = bound(
+        tmp_path,
+        joints={"slide": {"name": "rail", "sign": -1, "offset": 0.25}},
+        controller={"interface": "trajectory", "topic": "arm/joint_trajectory"},
     )
     ((expected, _),) = evaluate(bundle, 1, SEED, use_mpc=False)
     trajectories = bench.listen(JointTrajectory, "arm/joint_trajectory", ALL)
-    got = play(bench, bundle, path, str(robot))
+    got = play(bench, bundle, path, robot)
     assert got == pytest.approx(expected.episode_return, rel=1e-9)
     assert trajectories[0].joint_names == ["shoulder", "rail"]
     (point,) = trajectories[0].points
@@ -106,23 +106,15 @@ def test_efforts_and_sensors_come_by_the_names_of_the_robot(bench, tmp_path):
     )
     path = servo_robot.write(tmp_path, feeling, mjcf)
     bundle = export_untrained_bundle(load_task(path), tmp_path / "bundle")
-    robot = tmp_path / "robot.yaml"
-    robot.write_text(
-        yaml.safe_dump(
-            {
-                "schema_version": 1,
-                "name": "servos",
-                "description": "Its wheel turns the other way.",
-                "joints": {"wheel": {"name": "disc", "sign": -1}},
-                "topics": {"sensors": "feelers"},
-            }
-        ),
-        encoding="utf-8",
+    robot = bound(
+        tmp_path,
+        joints={"wheel": {"name": "disc", "sign": -1}},
+        topics={"sensors": "feelers"},
     )
     ((expected, _),) = evaluate(bundle, 1, SEED, use_mpc=False)
     states = bench.listen(JointState, "joint_states", ALL)
     felt = bench.listen(JointState, "feelers", ALL)
-    got = play(bench, bundle, path, str(robot))
+    got = play(bench, bundle, path, robot)
     assert got == pytest.approx(expected.episode_return, rel=1e-9)
     assert states[0].name == ["shoulder", "slide", "disc"]
     assert all(len(message.effort) == 3 for message in states)
