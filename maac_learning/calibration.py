@@ -31,7 +31,7 @@ def calibrate(
     following = transitions.next_observation[rows]
     means, stds, _, _ = (moment.cpu().numpy() for moment in model.moments(before, action))
     # What is recalled follows, but for what single precision loses.
-    came = np.where(model.recalled.cpu().numpy(), means[0], following.cpu().numpy())
+    came = np.where(model.not_learned.cpu().numpy(), means[0], following.cpu().numpy())
     change_std = (following - before).std(dim=0, correction=0).cpu().numpy()
     return Calibration(
         rows=len(rows),

@@ -106,7 +106,8 @@ class DynamicsEnsemble(nn.Module):
     as ``variance_power`` says; with ``trained`` log-variances are parameters, the same in all states. With
     ``residual`` they minimise the squared error, and the variance is that of the held-out residuals.
 
-    What the observation recalls, such as the last command, is not learned: it follows.
+    What the observation recalls, such as the last command, is not learned: it follows. Neither is what the robot is
+    asked for: nothing tells when that changes, and it stays.
 
     Dropout is for :func:`fit`: everywhere else the model is in evaluation mode.
     """
@@ -138,6 +139,9 @@ class DynamicsEnsemble(nn.Module):
         self._turns = memory.turning
         learned = np.ones(observations + 1, np.float32)
         learned[memory.entries] = 0.0
+        names = [entry.name for entry in task.observation_entries()]
+        learned[[i for i, name in enumerate(names) if name.startswith("goal/")]] = 0.0
+        self._learns_all = bool(learned.all())
         self.register_buffer("_arrangement", torch.from_numpy(arrangement), persistent=False)
         for name, values in (("gain", gain), ("partner", partner), ("partner_gain", partner_gain)):
             self.register_buffer(f"_{name}", torch.from_numpy(values), persistent=False)
@@ -194,13 +198,13 @@ class DynamicsEnsemble(nn.Module):
         return mean, log_var.exp()
 
     @property
-    def recalled(self) -> Tensor:
-        """(O,) true where an entry of the observation is recalled."""
+    def not_learned(self) -> Tensor:
+        """(O,) true where an entry of the observation is recalled, or asked for."""
         return self._learned[:-1] == 0.0
 
     def learned(self, targets: Tensor) -> Tensor:
-        """``targets`` (..., O + 1) with nothing to be learned of what is recalled."""
-        return targets * self._learned if self.recalls else targets
+        """``targets`` (..., O + 1) with nothing to be learned of what is recalled or asked for."""
+        return targets if self._learns_all else targets * self._learned
 
     def _recalling(self, following: Tensor, inputs: Tensor) -> Tensor:
         """``following`` (..., O) with what it recalls of ``inputs`` (..., O + A), which led to it."""

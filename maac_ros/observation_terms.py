@@ -215,7 +215,7 @@ GoalName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 
 class Goal(ObservationBase):
     """What the robot is asked for, by a topic: a velocity by ``cmd_vel``, or anything by name, such as where its joints
-    are to be, by ``goal``. In simulation it is drawn at the start of each episode.
+    are to be, by ``goal``. In simulation it is drawn at the start of each episode, and again within it if so wanted.
     """
 
     term: Literal["goal"]
@@ -227,6 +227,8 @@ class Goal(ObservationBase):
     """While nobody asks for anything. What is not listed rests at 0, or at the end of its range next to 0."""
     timeout_s: float | None = Field(default=0.5, gt=0)
     """After so long without a message the goal is ``rest`` again; null keeps it until the next one."""
+    changes_every_s: float | None = Field(default=None, gt=0)
+    """In simulation another one is drawn after so long on average, at any time; null keeps it for the episode."""
 
     @field_validator("ranges")
     @classmethod

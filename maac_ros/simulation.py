@@ -118,6 +118,8 @@ class Simulation:
         ranges = np.array(list(task.goal.ranges.values()) if task.goal else []).reshape(-1, 2)
         self._goal_low, self._goal_high = ranges.T
         self._goal = self._goal_low.copy()
+        every_s = task.goal.changes_every_s if task.goal else None
+        self._change_chance = 0.0 if every_s is None else task.control.period_s / every_s
         self._asked: Vector | None = None
         self._random = np.random.default_rng()
         # Gymnasium's environments judge for themselves.
@@ -143,8 +145,7 @@ class Simulation:
         if seed is not None:
             # A stream of its own: the world's one may be Gymnasium's.
             self._random = np.random.default_rng([seed, _OWN_STREAM])
-        drawn = self._random.uniform(self._goal_low, self._goal_high)
-        self._goal = drawn if self._asked is None else self._asked
+        self._draw_goal()
         self._be(self._drawn_conditions())
         self._measure()
         state = self.state()
@@ -169,6 +170,10 @@ class Simulation:
         drawn = self.task.simulation.randomize.draw(self._random)
         return drawn.model_copy(update=self._altered)
 
+    def _draw_goal(self) -> None:
+        drawn = self._random.uniform(self._goal_low, self._goal_high)
+        self._goal = drawn if self._asked is None else self._asked
+
     def ask(self, goal: Vector) -> None:
         """Let ``goal`` (G,), in the order of the task's goal term, hold from now on, and no more be drawn."""
         self._asked = self._goal = np.clip(goal, self._goal_low, self._goal_high)
@@ -188,6 +193,10 @@ class Simulation:
             # MuJoCo puts a robot back at its start where its numbers are out of bounds.
             terminated = terminated or self.unstable
         truncated = self._world.elapsed_steps >= self.task.simulation.episode_steps
+        # The step was judged by what was asked for then; what is to be done next goes by the new goal.
+        if self._change_chance and self._random.random() < self._change_chance:
+            self._draw_goal()
+            state.goal = self._goal.copy()
         state = self._seen(state)
         self._recall(state, last, command)
         return StepResult(state, reward, terminated, truncated)

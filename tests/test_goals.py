@@ -117,6 +117,70 @@ def test_a_snapshot_keeps_the_goal_and_those_to_come():
     np.testing.assert_array_equal(one.reset().flat(), other.reset().flat())
 
 
+def test_a_goal_that_changes_does_so_as_often_as_asked_and_only_then(make_task):
+    def change(task, goal):
+        goal["changes_every_s"] = 0.5
+
+    simulation = Simulation(make_task(change))
+    goals = [simulation.reset(0).goal]
+    for _ in range(2000):
+        goals.append(simulation.step(np.zeros(2)).state.goal)
+    period = simulation.task.control.period_s
+    changes = (np.diff(goals, axis=0) != 0).all(axis=1)
+    assert 0.7 < changes.sum() * 0.5 / (2000 * period) < 1.3
+    assert (np.diff(goals, axis=0) == 0).all(axis=1).sum() == 2000 - changes.sum()
+    np.testing.assert_allclose(np.mean(goals, axis=0), 0.0, atol=0.5)
+    assert np.std(goals, axis=0).min() > 0.5
+    simulation.ask(np.array([0.5, 0.5]))
+    asked = [simulation.step(np.zeros(2)).state.goal for _ in range(200)]
+    assert (np.array(asked) == 0.5).all()
+
+
+def test_a_step_is_judged_by_the_goal_that_held_in_it(make_task):
+    def change(task, goal):
+        goal["changes_every_s"] = 0.1
+        task["reward"]["analytic"] = [
+            {"term": "closeness", "entry": "elbow/position", "target": "goal/elbow", "scale": 0.5, "weight": 1}
+        ]  # fmt: skip
+
+    simulation = Simulation(make_task(change))
+    goal = simulation.reset(0).goal[1]
+    changed = 0
+    for _ in range(50):
+        result = simulation.step(np.zeros(2))
+        distance = (result.state.joint_position[1] - goal) / 0.5
+        assert result.reward == pytest.approx(1 / (1 + distance**2), abs=1e-12)
+        changed += result.state.goal[1] != goal
+        goal = result.state.goal[1]
+    assert changed > 10
+
+
+def test_the_model_does_not_learn_that_goals_change(make_task):
+    def change(task, goal):
+        goal["changes_every_s"] = 0.1
+
+    task = make_task(change)
+    env = TaskEnv(task)
+    rows = []
+    observation, _ = env.reset(seed=0)
+    for _ in range(150):
+        action = env.action_space.sample()
+        following, reward, _, _, _ = env.step(action)
+        rows.append(np.concatenate((observation, action, following - observation, [reward])))
+        observation = following
+    env.close()
+    data = torch.from_numpy(np.array(rows)).float()
+    size = len(observation)
+    inputs, targets = data[:, : size + 2], data[:, size + 2 :]
+    assert targets[:, size - 2 : size].abs().max() > 1, "goals do change in the data"
+    config = ModelConfig(members=2, hidden=(16, 16), batch_size=32, validate_every=10)
+    model = DynamicsEnsemble(task, size, 2, config)
+    fit(model, inputs, targets, config, 20, torch.Generator().manual_seed(0))
+    mean, std, _, _ = model.moments(inputs[:, :size], inputs[:, size:])
+    assert (mean[..., -2:] == inputs[:, size - 2 : size]).all()
+    assert (std[..., -2:] == 0).all()
+
+
 def test_environment_is_gymnasiums():
     check_env(TaskEnv(load_task("reaching_arm")), skip_render_check=True)
     envs = gymnasium.vector.SyncVectorEnv([lambda: TaskEnv(load_task("reaching_arm"))] * 2)
