@@ -151,6 +151,29 @@ def starting() -> Iterator[None]:
         raise ConfigError(f"ROS 2 did not start: {told}") from reason
 
 
+@contextlib.contextmanager
+def listening_node(name: str) -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """A node that only listens, in a context of its own, and its executor; all end with the block, however it ends.
+
+    Raises:
+        ConfigError: as :func:`starting` does.
+    """
+    context = rclpy.Context()
+    try:
+        with starting():
+            rclpy.init(context=context)
+            node = Node(name, context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        try:
+            yield node, executor
+        finally:
+            executor.shutdown()
+            node.destroy_node()
+    finally:
+        context.try_shutdown()
+
+
 def _require_no_others(arguments: Sequence[str]) -> None:
     """Raise :class:`ConfigError` for arguments that are not for ROS, which nobody would read."""
     if others := remove_ros_args(list(arguments))[1:]:

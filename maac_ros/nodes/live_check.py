@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import rclpy
 from geometry_msgs.msg import Twist, TwistStamped
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
@@ -22,7 +20,7 @@ from maac_ros.binding import Binding
 from maac_ros.check import AGE_PERIODS, Finding
 from maac_ros.errors import MaacError
 from maac_ros.nodes import messages
-from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, profile, starting
+from maac_ros.nodes.common import BEST_EFFORT, RELIABLE, confine, listening_node, profile
 from maac_ros.nodes.reader import type_name
 from maac_ros.terms import Source
 
@@ -45,13 +43,7 @@ class _Heard:
 def listen(binding: Binding, seconds: float) -> list[Finding]:
     """Listen to the topics of ``binding`` for so long, and compare."""
     confine(os.environ)
-    context = rclpy.Context()
-    with starting():
-        rclpy.init(context=context)
-        node = Node("maac_check", context=context)
-    try:
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
+    with listening_node("maac_check") as (node, executor):
         sources = {
             source: getattr(binding.topics, source) for source in sorted(binding.task.sources())
         }
@@ -67,10 +59,7 @@ def listen(binding: Binding, seconds: float) -> list[Finding]:
         if binding.task.goal is not None:
             found.append(_goal(node, binding))
         found.append(_controller(node, binding))
-        node.destroy_node()
         return found
-    finally:
-        context.try_shutdown()
 
 
 def _subscribe(node: Node, binding: Binding, source: Source, topic: str) -> _Heard:

@@ -8,13 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import mujoco.viewer
-import rclpy
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
+from rclpy.executors import Executor
 
 from maac_ros.binding import Binding, load_robot
 from maac_ros.errors import ConfigError
-from maac_ros.nodes.common import confine, starting
+from maac_ros.nodes.common import confine, listening_node
 from maac_ros.nodes.shown_robot import ShownRobot
 from maac_ros.task import load_task
 
@@ -44,25 +42,19 @@ def view(arguments: Sequence[str]) -> int:
             "none"
         )
     confine(os.environ)
-    with starting():
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        node = Node("viewer")
-    try:
-        shown = ShownRobot(node, binding)
-        _show(node, shown)
-    except RuntimeError as reason:  # MuJoCo's, of what its window needs
-        raise ConfigError(f"MuJoCo's viewer cannot be opened: {reason}") from reason
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    with listening_node("viewer") as (node, executor):
+        try:
+            _show(executor, ShownRobot(node, binding))
+        except RuntimeError as reason:  # MuJoCo's, of what its window needs
+            raise ConfigError(f"MuJoCo's viewer cannot be opened: {reason}") from reason
     return 0
 
 
-def _show(node: Node, shown: ShownRobot) -> None:
+def _show(executor: Executor, shown: ShownRobot) -> None:
     simulation = shown.simulation
     with mujoco.viewer.launch_passive(simulation.model, simulation.data) as window:
         while window.is_running():
-            rclpy.spin_once(node, timeout_sec=_FRAME_SECONDS)
+            executor.spin_once(timeout_sec=_FRAME_SECONDS)
             with window.lock():
                 shown.place()
             window.sync()

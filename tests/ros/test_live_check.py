@@ -6,7 +6,7 @@ from std_msgs.msg import Float64
 
 from maac_ros.binding import Binding, load_robot
 from maac_ros.check import check
-from maac_ros.nodes.common import RELIABLE
+from maac_ros.nodes.common import RELIABLE, listening_node
 from maac_ros.nodes.live_check import listen
 from maac_ros.task import load_task
 
@@ -35,6 +35,21 @@ def test_a_robot_as_described_has_no_mismatch(bench, capsys):
         assert said in told
     # The simulator's time is its own.
     assert "is time simulated?" in told
+
+
+def test_a_listening_node_ends_with_what_it_was_for(bench):
+    used = []
+
+    def fail():
+        with listening_node("for_nothing") as (node, _):
+            used.append(node.context.ok())
+            used.append(node.context)
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, fail)
+    was_there, context = used
+    assert was_there
+    assert not context.ok()
 
 
 def test_what_is_not_there_is_told_by_topic(bench, arm):
