@@ -46,7 +46,8 @@ def test_a_listening_node_ends_with_what_it_was_for(bench):
             used.append(node.context)
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, fail)
+    with pytest.raises(ZeroDivisionError):
+        fail()
     was_there, context = used
     assert was_there
     assert not context.ok()
