@@ -64,13 +64,15 @@ def test_variants_of_the_default_preset_lack_what_this_project_adds():
         "5x-batch": {"agent.batch_size": 1280},
         "real-data": {"rollout.real_fraction": 1.0},
         "no-entropy": {"agent.entropy": False},
-        "plain-likelihood": {"model.variance_power": 0.0},
         "unbounded-critics": {"agent.bounded_values": False},
         "two-critics": {"agent.critics": 2},
-        "no-layer-norm": {"agent.policy_norm": "none", "agent.critic_norm": "none"},
+        "no-layer-norm": {"agent.critic_norm": "none"},
         "no-warm-up": {"agent.critic_warmup": 0},
     }
     assert changes("default", "ant")["no-mirror"] == {"model.mirror": False}
+    arm = changes("default", "two_joint_arm")
+    assert arm["plain-likelihood"] == {"model.variance_power": 0.0}
+    assert arm["no-layer-norm"] == {"agent.policy_norm": "none", "agent.critic_norm": "none"}
 
 
 def test_variant_that_the_preset_is_already_is_left_out_with_a_word_or_refused_when_asked_for():

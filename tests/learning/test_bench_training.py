@@ -93,7 +93,7 @@ def test_operations_of_an_update_grow_with_the_horizon_by_at_least_those_of_a_st
 def test_products_of_an_update_are_those_of_its_largest_layers():
     config = load_train_config("half_cheetah")
     assert list(map(str, update_products(config))) == [
-        "(5,52,200) x (5,200,200)",
+        "(5,52,256) x (5,256,256)",
         "(5,260,256) x (5,256,256)",
     ]
 
