@@ -26,6 +26,11 @@ _LEAST_ROWS = 32
 """With fewer rows for each thread, what another one saves is less than what it costs to wake it."""
 
 
+_WHOLE_ROWS = 16
+"""The policy is asked about multiples of so many rows. What does not fill its registers ONNX Runtime computes in
+another way, and rounds differently: plans would depend on how candidates are shared out."""
+
+
 class Share:
     """Some of the candidates with all their particles, for one thread to take through the model.
 
@@ -68,7 +73,9 @@ class Share:
         self._slot_row = np.zeros((draws, members, groups), np.int64)
         self._slot_candidate = np.zeros_like(self._slot_row)
         self._row_slot = np.zeros((draws, groups, members), np.int64)
-        self._states = np.zeros((rows, observations), np.float32)
+        padded = -(-rows // _WHOLE_ROWS) * _WHOLE_ROWS
+        padded_states = np.zeros((padded, observations), np.float32)
+        self._states = padded_states[:rows]
         shape = (members, groups)
         self._slot_states = np.zeros((*shape, observations), np.float32)
         self._slot_actions = np.zeros((*shape, actions), np.float32)
@@ -83,12 +90,13 @@ class Share:
                 "alive": self._slot_alive,
             },
         )
-        row_action = np.zeros((rows, actions), np.float32)
-        row_std = np.zeros_like(row_action)
+        padded_action = np.zeros((padded, actions), np.float32)
+        padded_std = np.zeros_like(padded_action)
+        row_action = padded_action[:rows]
         self.policy_action = row_action[:: settings.particles]
-        self.policy_std = row_std[:: settings.particles]
+        self.policy_std = padded_std[: rows : settings.particles]
         self._policy = bundle.policy.bind(
-            {"observation": self._states}, {"action": row_action, "action_std": row_std}
+            {"observation": padded_states}, {"action": padded_action, "action_std": padded_std}
         )
         self._values = np.zeros((manifest.critics, rows), np.float32)
         self._value = bundle.value.bind(
@@ -121,12 +129,12 @@ class Share:
             each[draw].reshape(-1)
             for each in (self._slot_row, self._slot_candidate, self._row_slot)
         )
-        flat = self._slot_states.reshape(self._states.shape)
+        flat = self._slot_states.reshape(len(self._states), -1)
         np.take(self._states, slot_row, axis=0, out=flat, mode="clip")
         flat = self._slot_actions.reshape(len(flat), -1)
         np.take(actions, slot_candidate, axis=0, out=flat, mode="clip")
         self._step()
-        flat = self._slot_following.reshape(self._states.shape)
+        flat = self._slot_following.reshape(len(self._states), -1)
         np.take(flat, row_slot, axis=0, out=self._states, mode="clip")
         # The terminal step's own reward counts, and nothing after it.
         np.take(self._slot_reward.reshape(-1), row_slot, out=self._gain, mode="clip")

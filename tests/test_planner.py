@@ -173,7 +173,7 @@ def test_same_seed_and_inputs_give_the_same_plans():
 
 @pytest.mark.parametrize("draw", ["step", "trajectory"])
 @pytest.mark.parametrize("particles", [1, 4, 6])
-@pytest.mark.parametrize("name", ["hopper", "half_cheetah"])
+@pytest.mark.parametrize("name", ["hopper", "half_cheetah", "walker2d_unclipped"])
 def test_plans_do_not_depend_on_how_many_threads_share_them(name, particles, draw):
     bundle = load_bundle(name)
     chosen = PlannerSettings(
@@ -189,6 +189,35 @@ def test_plans_do_not_depend_on_how_many_threads_share_them(name, particles, dra
     alone = plans(1)
     for threads in (2, 3, 7):
         np.testing.assert_array_equal(plans(threads), alone)
+
+
+@pytest.mark.parametrize("name", ["hopper_unclipped", "half_cheetah", "walker2d_unclipped"])
+def test_returns_do_not_depend_on_how_candidates_are_shared_out(name):
+    """Bit for bit: elites are the same in the same order, whatever their returns are rounded to."""
+    bundle = load_bundle(name)
+    chosen = PlannerSettings(candidates=150, horizon=3)
+    with np.load(bundle.path / GOLDEN) as golden:
+        observation = golden["policy.observation"][0]
+    noise = np.random.default_rng(0).standard_normal((150, len(bundle.manifest.action)))
+
+    def returns(threads):
+        rollouts = ModelRollouts(bundle, chosen, np.random.default_rng(0), threads)
+
+        def follow(share):
+            share.begin(observation)
+            for _ in range(3):
+                share.ask_policy()
+                drawn = noise[share.candidates].astype(np.float32) * share.policy_std
+                share.advance(share.policy_action + drawn)
+            share.close()
+            return True
+
+        rollouts.run(follow)
+        return rollouts.returns.copy()
+
+    alone = returns(1)
+    for threads in (2, 3, 4):
+        np.testing.assert_array_equal(returns(threads), alone)
 
 
 def test_every_candidate_is_in_one_share_and_no_share_is_too_small():
