@@ -26,7 +26,7 @@ _LEAST_ROWS = 32
 """With fewer rows for each thread, what another one saves is less than what it costs to wake it."""
 
 
-_WHOLE_ROWS = 16
+WHOLE_ROWS = 16
 """The policy is asked about multiples of so many rows. What does not fill its registers ONNX Runtime computes in
 another way, and rounds differently: plans would depend on how candidates are shared out."""
 
@@ -73,7 +73,7 @@ class Share:
         self._slot_row = np.zeros((draws, members, groups), np.int64)
         self._slot_candidate = np.zeros_like(self._slot_row)
         self._row_slot = np.zeros((draws, groups, members), np.int64)
-        padded = -(-rows // _WHOLE_ROWS) * _WHOLE_ROWS
+        padded = -(-rows // WHOLE_ROWS) * WHOLE_ROWS
         padded_states = np.zeros((padded, observations), np.float32)
         self._states = padded_states[:rows]
         shape = (members, groups)

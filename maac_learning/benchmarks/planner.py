@@ -30,7 +30,7 @@ from maac_ros.bundle import GOLDEN, Bundle, load_bundle
 from maac_ros.errors import ConfigError
 from maac_ros.inference import Array, session_options
 from maac_ros.planner import CemPlanner
-from maac_ros.rollouts import ModelRollouts, Share
+from maac_ros.rollouts import WHOLE_ROWS, ModelRollouts, Share
 from maac_ros.task import PlannerSettings
 from maac_ros.timing import Recorder, Summary
 
@@ -195,13 +195,15 @@ def plan_flops(bundle: Bundle, settings: PlannerSettings) -> int:
     """Floating-point operations of the matrix products of one plan with all its iterations."""
     rollouts = ModelRollouts(bundle, settings, np.random.default_rng(0))
     rows = rollouts.candidates * settings.particles
-    policy = row_flops(read_graph(bundle, "policy"))
+    # The policy is asked about whole registers of rows.
+    asked = -(-rows // WHOLE_ROWS) * WHOLE_ROWS
+    policy = asked * row_flops(read_graph(bundle, "policy"))
     # A row follows one member at a time, and is judged by all critics.
-    step = row_flops(read_graph(bundle, "step")) // bundle.manifest.members
-    close = policy + row_flops(read_graph(bundle, "value"))
+    step = rows * row_flops(read_graph(bundle, "step")) // bundle.manifest.members
+    close = policy + rows * row_flops(read_graph(bundle, "value"))
     # The first iteration asks the policy at every step.
     once = settings.horizon * policy
-    return rows * (once + settings.iterations * (settings.horizon * step + close))
+    return once + settings.iterations * (settings.horizon * step + close)
 
 
 def _planning(
