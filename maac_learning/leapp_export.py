@@ -155,7 +155,12 @@ def _trace(leapp: Any, bundle: Bundle, inputs: list[_Group], outputs: list[_Grou
         for group in inputs
     ]
     given = leapp.annotate.input_tensors(NODE, semantics)
-    measured = torch.cat(given if isinstance(given, tuple) else (given,), dim=-1)
+    told = torch.cat(given if isinstance(given, tuple) else (given,), dim=-1)
+    places = [place for group in inputs for place in group.places]
+    offset, scale = (
+        torch.tensor([getattr(entries[i], part) for i in places]) for part in ("offset", "scale")
+    )
+    measured = (told - offset) * scale
     memory = Memory(task)
     recalled = state = None
     if memory:
@@ -229,6 +234,10 @@ def check_leapp(bundle: Bundle, description: Path) -> None:
     task = bundle.task
     inputs, outputs = observed_groups(task), commanded_groups(task)
     memory, safe = Memory(task), SafeCommand(task).blind
+    offset, scale = (
+        np.array([getattr(entry, part) for entry in task.observation_entries()])
+        for part in ("offset", "scale")
+    )
     with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
         seen = golden["policy.observation"][:_CHECKED_STEPS].astype(np.float64)
     with _quietly():
@@ -245,12 +254,13 @@ def check_leapp(bundle: Bundle, description: Path) -> None:
             last = observation
             single = observation.astype(np.float32)
             command = bundle.policy(observation=single[None])[0][0].astype(np.float64)
+            told = (observation / scale + offset).astype(np.float32)
             got = loaded(
-                {f"{NODE}/{g.name}": torch.from_numpy(single[None, g.places]) for g in inputs}
+                {f"{NODE}/{g.name}": torch.from_numpy(told[None, g.places]) for g in inputs}
             )
             for group in outputs:
-                told = got[f"{NODE}/{group.name}"].numpy()[0]
-                for place, value in zip(group.places, told, strict=True):
+                commanded = got[f"{NODE}/{group.name}"].numpy()[0]
+                for place, value in zip(group.places, commanded, strict=True):
                     entry = task.action_entries()[place]
                     wanted = command[place] * entry.gear
                     if not math.isclose(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from maac_ros import schema
-from maac_ros.intervals import Interval, check_interval
+from maac_ros.intervals import Interval, PositiveNumbers, check_interval, one_each
 from maac_ros.robot import Robot
 
 Quantity = Literal["effort", "position", "velocity"]
@@ -177,36 +177,27 @@ class PositionTarget(_TargetTerm):
         return self._entries(robot, "", None)
 
 
-def _numbers(steps: Any) -> Any:
-    """A number as a list of one; anything else as it is."""
-    return [steps] if isinstance(steps, int | float) else steps
-
-
 class PositionStep(_TargetTerm):
     """Joint positions to be reached, m or rad, each at most a ``step`` from where the joint is observed to be.
 
     The policy says how far to go from there: -1 a step back, 1 a step ahead. What is commanded is the position, so that
     controllers, limits and the safe command are those of a ``position`` term. The observation must have the joints'
-    positions, unclipped.
+    positions as they are: without clip, offset or scale.
     """
 
     term: Literal["position_step"]
-    step: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_numbers)]
+    step: PositiveNumbers
     """Largest step, in the joint's unit: one number for all joints, or one for each."""
     _quantity = "position"
 
     @model_validator(mode="after")
     def _one_step_each(self) -> PositionStep:
-        if len(self.step) not in (1, len(self.joints)):
-            raise ValueError(
-                f"step: got {len(self.step)} numbers; expected one for each of {len(self.joints)} joints, or one for "
-                "all"
-            )
+        one_each("step", self.step, self.joints, "joints")
         return self
 
     def entries(self, robot: Robot) -> list[ActionEntry]:
         """One for each joint."""
-        steps = self.step if len(self.step) > 1 else self.step * len(self.joints)
+        steps = one_each("step", self.step, self.joints, "joints")
         targets = self._entries(robot, "", None)
         return [replace(entry, step=step) for entry, step in zip(targets, steps, strict=True)]
 

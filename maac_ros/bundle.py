@@ -47,6 +47,10 @@ class ObservationField(schema.Description):
     unit: str
     source: Source | Recalled
     clip: tuple[float, float] | None = None
+    offset: Finite = 0.0
+    """Taken off what ``source`` tells."""
+    scale: Finite = Field(default=1.0, gt=0)
+    """What is left is multiplied by this; ``unit`` and ``clip`` are those of the product."""
 
 
 class ActionField(schema.Description):
@@ -130,9 +134,11 @@ def observation_fields(task: Task) -> tuple[ObservationField, ...]:
     return tuple(
         ObservationField(
             name=e.name,
-            unit=e.unit,
+            unit=e.observed_unit,
             source=e.source,
             clip=None if math.isinf(e.low) and math.isinf(e.high) else (e.low, e.high),
+            offset=e.offset,
+            scale=e.scale,
         )
         for e in task.observation_entries()
     )

@@ -158,7 +158,8 @@ TURNED_NAMES = tuple(
 
 
 class ObservationBuilder:
-    """Builds a task's observation vector: one gather and one clip over the numbers of the robot's state.
+    """Builds a task's observation vector: one gather, and where the task says so an offset, a scale and a clip, over
+    the numbers of the robot's state.
 
     Raises:
         TaskError: when a term of another package does not derive what its entries say.
@@ -179,6 +180,9 @@ class ObservationBuilder:
         position_of = {name: i for i, name in enumerate(names)}
         self._turns = bool(own) or any(entry.name in TURNED_NAMES for entry in self.entries)
         self._index = np.array([position_of[entry.name] for entry in self.entries], dtype=np.intp)
+        self._offset = np.array([entry.offset for entry in self.entries])
+        self._scale = np.array([entry.scale for entry in self.entries])
+        self._scales = bool(self._offset.any() or (self._scale != 1.0).any())
         self._low = np.array([entry.low for entry in self.entries])
         self._high = np.array([entry.high for entry in self.entries])
         bounds = [believed(entry.low, entry.high) for entry in self.entries]
@@ -221,7 +225,7 @@ class ObservationBuilder:
 
     def _named(self, index: int | np.integer[Any], numbers: Vector) -> str:
         entry = self.entries[index]
-        return f"{entry.source} {entry.name} = {numbers[index]:g} {entry.unit}"
+        return f"{entry.source} {entry.name} = {numbers[index]:g} {entry.observed_unit}"
 
     def _gathered(self, state: RobotState) -> Vector:
         if self._sensors and not state.sensors.size:
@@ -232,7 +236,8 @@ class ObservationBuilder:
         if self._turns:
             derived = (derive(state, self._joints) for derive in self._derived)
             numbers = np.concatenate((numbers, turned(state), *derived))
-        return numbers[self._index]
+        observed: Vector = numbers[self._index]
+        return (observed - self._offset) * self._scale if self._scales else observed
 
     def single(self, observation: Vector) -> NDArray[np.float32]:
         """``observation`` as networks take it.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from maac_ros.intervals import Interval, check_interval
+from maac_ros.intervals import Interval, Numbers, PositiveNumbers, check_interval, one_each
 from maac_ros.robot import Robot
 from maac_ros.terms import (
     GoalSource,
@@ -45,27 +46,64 @@ def earlier(name: str) -> str:
     return now if periods == "1" else f"{now}@{int(periods) - 1}"
 
 
-class _JointTerm(ObservedTerm):
-    joints: tuple[str, ...] = Field(min_length=1)
+class _Measured(ObservedTerm):
+    """What is measured, one number of each of several owners."""
+
     clip: Interval | None = None
-    """Bounds applied to the value before the policy sees it."""
+    """Bounds, in the unit of the value, applied to it before the policy sees it."""
+    offset: Numbers = (0.0,)
+    """Taken off the value, in its unit: one number for all, or one for each, such as where a robot's joints are when it
+    stands."""
+    scale: PositiveNumbers = (1.0,)
+    """What is left is multiplied by this: one number for all, or one for each."""
 
     _ordered = field_validator("clip")(check_interval)
+
+    @property
+    def _owners(self) -> tuple[str, ...]:
+        """Whose numbers these are."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _one_each(self) -> _Measured:
+        for field in ("offset", "scale"):
+            one_each(field, getattr(self, field), self._owners, "entries")
+        return self
+
+    def _entries(
+        self, quantity: str, units: Sequence[str], source: Source
+    ) -> list[ObservationEntry]:
+        """One for each owner, of these units."""
+        low, high = self.clip or (-math.inf, math.inf)
+        offsets = one_each("offset", self.offset, self._owners, "entries")
+        scales = one_each("scale", self.scale, self._owners, "entries")
+        return [
+            ObservationEntry(
+                f"{owner}/{quantity}",
+                unit,
+                source,
+                (low - offset) * scale,
+                (high - offset) * scale,
+                offset,
+                scale,
+            )
+            for owner, unit, offset, scale in zip(self._owners, units, offsets, scales, strict=True)
+        ]
+
+
+class _JointTerm(_Measured):
+    joints: tuple[str, ...] = Field(min_length=1)
+
     _quantity: ClassVar[Literal["position", "velocity", "effort"]]
+
+    @property
+    def _owners(self) -> tuple[str, ...]:
+        return self.joints
 
     def entries(self, robot: Robot) -> list[ObservationEntry]:
         """One for each joint."""
-        low, high = self.clip or (-math.inf, math.inf)
-        return [
-            ObservationEntry(
-                f"{joint}/{self._quantity}",
-                robot.joints[joint].unit_of(self._quantity),
-                "joint_states",
-                low,
-                high,
-            )
-            for joint in self.joints
-        ]
+        units = [robot.joints[joint].unit_of(self._quantity) for joint in self.joints]
+        return self._entries(self._quantity, units, "joint_states")
 
 
 class JointPosition(_JointTerm):
@@ -92,7 +130,7 @@ class JointEffort(_JointTerm):
 SensorName = Annotated[str, Field(pattern=r"^[^/@\s]+$")]
 
 
-class SensorReading(ObservedTerm):
+class SensorReading(_Measured):
     """Readings of sensors by name, such as those of feet that touch the ground."""
 
     term: Literal["sensor"]
@@ -101,18 +139,14 @@ class SensorReading(ObservedTerm):
     ``_w`` and those of a quaternion. On a robot ``sensors`` tells them by the same names."""
     unit: str = "1"
     """Of the readings, for those who read them."""
-    clip: Interval | None = None
-    """Bounds applied to the value before the policy sees it."""
 
-    _ordered = field_validator("clip")(check_interval)
+    @property
+    def _owners(self) -> tuple[str, ...]:
+        return self.sensors
 
     def entries(self, robot: Robot) -> list[ObservationEntry]:
         """One for each reading."""
-        low, high = self.clip or (-math.inf, math.inf)
-        return [
-            ObservationEntry(f"{sensor}/{READING}", self.unit, "sensors", low, high)
-            for sensor in self.sensors
-        ]
+        return self._entries(READING, [self.unit] * len(self.sensors), "sensors")
 
 
 class LastCommand(ObservedTerm):
@@ -287,10 +321,15 @@ def all_entries(term: ObservationTerm, robot: Robot) -> list[ObservationEntry]:
     """The entries of ``term``, and then those of each earlier control period."""
     now = term.entries(robot)
     periods = term.history if isinstance(term, ObservedTerm) else 0
+    # Recalled as they were observed.
+    recalled = [
+        replace(entry, unit=entry.observed_unit, source="memory", offset=0.0, scale=1.0)
+        for entry in (now if periods else ())
+    ]
     return now + [
-        replace(entry, name=f"{entry.name}@{period}", source="memory")
+        replace(entry, name=f"{entry.name}@{period}")
         for period in range(1, periods + 1)
-        for entry in now
+        for entry in recalled
     ]
 
 

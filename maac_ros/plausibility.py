@@ -54,17 +54,23 @@ class PlausibleRange:
         ]
 
     def _of_joints(self, joints: tuple[str, ...], quantity: str) -> _Range:
-        """What is known of a quantity of the joints: the range of training, or how far beyond its clip it may lie."""
+        """What is known of a quantity of the joints, in its unit and as they tell it: the range of training, or how far
+        beyond its clip it may lie."""
         known = _Range.unlimited(len(joints))
         index = {entry.name: i for i, entry in enumerate(self._entries)}
         for joint, name in enumerate(joints):
             if (i := index.get(f"{name}/{quantity}")) is None:
                 continue
-            if (clip := self._entries[i].clip) is not None:
-                known.low[joint], known.high[joint] = believed(*clip)
+            entry = self._entries[i]
+            if entry.clip is not None:
+                known.low[joint], known.high[joint] = believed(*entry.clip)
             else:
                 for bounds, trained in zip(known, self._range, strict=True):
                     bounds[joint] = trained[i]
+            for bounds in known:
+                bounds[joint] /= entry.scale
+            for bounds in known[:2]:
+                bounds[joint] += entry.offset
         return known
 
     def require(self, observation: Array, margin: float) -> None:

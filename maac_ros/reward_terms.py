@@ -59,13 +59,19 @@ class EffortReward(RewardBase):
         return (step.action**2).sum(-1)
 
 
-class _DistanceTerm(_EntryTerm):
+class DistanceTerm(_EntryTerm):
+    """What a term gives for the distance of an observation entry, as it is observed, from a target."""
+
     target: float | str
     """In the entry's unit; or the name of another entry, such as ``goal/elbow``."""
 
     def entries(self) -> tuple[str, ...]:
         of = super().entries()
         return (*of, self.target) if isinstance(self.target, str) else of
+
+    def compared(self) -> tuple[str, ...]:
+        """Entries that are set off against one another, and must be observed alike."""
+        return self.entries() if isinstance(self.target, str) else ()
 
     def _distance(self, step: Transition, after: Values) -> Values:
         target = self.target
@@ -75,7 +81,7 @@ class _DistanceTerm(_EntryTerm):
         return after - target
 
 
-class ClosenessReward(_DistanceTerm):
+class ClosenessReward(DistanceTerm):
     """How near an observation entry is to a target: 1 there, 1/2 at a distance of ``scale``, towards 0 far away."""
 
     term: Literal["closeness"]
@@ -87,7 +93,7 @@ class ClosenessReward(_DistanceTerm):
         return 1.0 / (1.0 + distance * distance)
 
 
-class SquareReward(_DistanceTerm):
+class SquareReward(DistanceTerm):
     """The square of an observation entry's distance from a target; its weight is negative where distance costs."""
 
     term: Literal["square"]

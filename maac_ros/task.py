@@ -29,7 +29,7 @@ from maac_ros.observation_terms import (
     all_entries,
 )
 from maac_ros.resources import named_file
-from maac_ros.reward_terms import Reward
+from maac_ros.reward_terms import DistanceTerm, Reward
 from maac_ros.robot import Mirror, Robot
 from maac_ros.terms import DerivedTerm, ObservationEntry, Source
 from maac_ros.world_terms import BaseReset, Simulation
@@ -141,7 +141,11 @@ class Task(schema.Description):
         stepped = {
             joint for term in self.action if isinstance(term, PositionStep) for joint in term.joints
         }
-        known_free = {e.name for e in self.observation_entries() if math.isinf(e.high - e.low)}
+        as_it_is = {
+            e.name
+            for e in self.observation_entries()
+            if math.isinf(e.high - e.low) and (e.offset, e.scale) == (0.0, 1.0)
+        }
         for position, term in enumerate(self.observation):
             if isinstance(term, LastCommand) and (both := stepped & set(term.joints)):
                 raise ValueError(
@@ -149,9 +153,10 @@ class Task(schema.Description):
                     "recalled"
                 )
         for joint in sorted(stepped):
-            if f"{joint}/position" not in known_free:
+            if f"{joint}/position" not in as_it_is:
                 raise ValueError(
-                    f"action: a position step of '{joint}' needs its position in the observation, without clip"
+                    f"action: a position step of '{joint}' needs its position in the observation, without clip, "
+                    "offset or scale"
                 )
         if sum(isinstance(term, Goal) for term in self.observation) > 1:
             raise ValueError("observation: 'goal' is listed more than once; expected one goal term")
@@ -174,6 +179,15 @@ class Task(schema.Description):
                 raise ValueError(
                     f"{place}.entry: unknown observation entry '{entry}'; expected one of: {', '.join(entries)}"
                 )
+        told_by = {entry.name: (entry.offset, entry.scale) for entry in self.observation_entries()}
+        for position, part in enumerate(self.reward.analytic):
+            compared = part.compared() if isinstance(part, DistanceTerm) else ()
+            for name in compared:
+                if told_by[name] != told_by[compared[-1]]:
+                    raise ValueError(
+                        f"reward.analytic.{position}.target: '{name}' and '{compared[-1]}' are observed with another "
+                        "offset or scale, and cannot be compared"
+                    )
         if self.robot.mirror is not None:
             self._check_mirror(self.robot.mirror)
         return self
@@ -208,6 +222,15 @@ class Task(schema.Description):
                         f"robot.mirror: '{name}' has the limits [{entry.low:g}, {entry.high:g}], which those of its "
                         f"mirror image '{image}', [{low:g}, {high:g}], do not match"
                     )
+        observed = {entry.name: entry for entry in self.observation_entries()}
+        for name, seen in observed.items():
+            image, sign = mirror.image(name)
+            other = observed[image]
+            if (seen.offset, seen.scale) != (sign * other.offset, other.scale):
+                raise ValueError(
+                    f"robot.mirror: '{name}' is observed with an offset of {seen.offset:g} and a scale of "
+                    f"{seen.scale:g}, its mirror image '{image}' with {other.offset:g} and {other.scale:g}"
+                )
         for name, action in driven.items():
             image, _ = mirror.image(name)
             if action.step != driven[image].step:

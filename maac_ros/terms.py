@@ -47,13 +47,28 @@ Recalled = Literal["memory"]
 
 @dataclass(frozen=True)
 class ObservationEntry:
-    """One number of the observation vector."""
+    """One number of the observation vector.
+
+    Attributes:
+        name: ``<owner>/<quantity>``.
+        unit: of what is told.
+        source: who tells it.
+        low, high: bounds of what is observed.
+        offset, scale: what is observed is what is told, less ``offset``, times ``scale``.
+    """
 
     name: str
     unit: str
     source: Source | Recalled
     low: float = -math.inf
     high: float = math.inf
+    offset: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def observed_unit(self) -> str:
+        """Of an observed 1."""
+        return self.unit if self.scale == 1.0 else f"{1.0 / self.scale:g} {self.unit}"
 
 
 class ObservationBase(schema.Description):

@@ -76,6 +76,23 @@ def test_position_targets_go_out_as_such_and_cannot_be_recalled(tmp_path):
     )
 
 
+def test_offset_and_scale_are_part_of_the_graph(tmp_path):
+    """What goes in is what the robot measures; what is recalled is recalled as it was observed."""
+    data = yaml.safe_load(named_file("tasks", "late_pendulum", "task").read_text(encoding="utf-8"))
+    data["observation"][0] |= {"offset": [0.1, -0.2], "scale": [3, 0.5]}
+    data["observation"][1] |= {"scale": 0.1}
+    file = tmp_path / "task.yaml"
+    file.write_text(yaml.safe_dump(data), encoding="utf-8")
+    bundle = export_untrained_bundle(load_task(file), tmp_path / "bundle")
+    # The export itself plays observations in LEAPP's loader and in the bundle.
+    written = leapp_export.export_leapp(bundle, tmp_path / "leapp")
+    data["observation"][0]["offset"] = [0.1, -0.3]
+    file.write_text(yaml.safe_dump(data), encoding="utf-8")
+    other = export_untrained_bundle(load_task(file), tmp_path / "other")
+    with pytest.raises(BundleError, match="in LEAPP and"):
+        leapp_export.check_leapp(other, written)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
