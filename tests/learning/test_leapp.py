@@ -53,27 +53,31 @@ def test_what_differs_is_found(tmp_path, untrained_bundle):
         leapp_export.check_leapp(other, file)
 
 
-def test_position_targets_go_out_as_such_and_cannot_be_recalled(tmp_path):
+def arm_of_servos(folder, recalls):
+    """The two-joint arm, told positions, with or without its last commands."""
     data = yaml.safe_load(named_file("tasks", "two_joint_arm", "task").read_text(encoding="utf-8"))
     data["action"] = [{"term": "position", "joints": ["elbow", "shoulder"], "limits": [-1, 1]}]
-    file = tmp_path / "task.yaml"
+    if recalls:
+        data["observation"].append({"term": "last_command", "joints": ["elbow"]})
+    file = folder / "task.yaml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    bundle = export_untrained_bundle(load_task(file), tmp_path / "bundle")
-    leapp_export.export_leapp(bundle, tmp_path / "leapp")
+    return export_untrained_bundle(load_task(file), folder / "bundle")
+
+
+def test_position_targets_go_out_as_such(tmp_path):
+    leapp_export.export_leapp(arm_of_servos(tmp_path, recalls=False), tmp_path / "leapp")
     (output,) = description(tmp_path / "leapp", "two_joint_arm")["models"]["policy"]["outputs"]
     assert (output["kind"], output["element_names"]) == (
         "target/joint/position",
         [["elbow", "shoulder"]],
     )
-    data["observation"].append({"term": "last_command", "joints": ["elbow"]})
-    file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    bundle = export_untrained_bundle(load_task(file), tmp_path / "recalling")
+
+
+def test_position_targets_cannot_be_recalled(tmp_path, untrained_bundle):
     with pytest.raises(ConfigError, match="recalls commands of joints that are told positions"):
-        leapp_export.export_leapp(bundle, tmp_path / "other")
+        leapp_export.export_leapp(arm_of_servos(tmp_path, recalls=True), tmp_path / "leapp")
     # Nothing is left under way.
-    leapp_export.export_leapp(
-        export_untrained_bundle(load_task("hopper"), tmp_path / "h"), tmp_path / "third"
-    )
+    leapp_export.export_leapp(untrained_bundle("hopper"), tmp_path / "next")
 
 
 def test_offset_and_scale_are_part_of_the_graph(tmp_path):
