@@ -279,8 +279,18 @@ class Preset(schema.Description):
     description: str
     extends: str | None = None
     """Preset that this one changes; its settings for a task come first, then this file's."""
+    as_for: str | None = None
+    """A task whose settings in the extended preset hold here for every task."""
     settings: dict[str, Any] = Field(default={})
     tasks: dict[str, dict[str, Any]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preset:
+        if self.as_for is not None and self.extends is None:
+            raise ValueError(
+                f"as_for: got '{self.as_for}'; expected a preset to be extended, whose task that is"
+            )
+        return self
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -333,4 +343,9 @@ def _preset_settings(path: Path, task: str, extended_by: tuple[Path, ...] = ()) 
     if preset.extends is None:
         return settings
     base = named_file("presets", preset.extends, "preset")
-    return merged(_preset_settings(base, task, (*extended_by, path)), settings)
+    known = schema.load(base, Preset, ConfigError).tasks
+    if preset.as_for is not None and preset.as_for not in known:
+        raise ConfigError(
+            f"{path}: as_for: {base.name} has no settings for '{preset.as_for}'; expected one of: {', '.join(known)}"
+        )
+    return merged(_preset_settings(base, preset.as_for or task, (*extended_by, path)), settings)

@@ -16,7 +16,7 @@ from maac_learning.mirror import MirrorImage
 from maac_learning.networks import EnsembleMLP, Normalizer
 from maac_ros.memory import Memory
 from maac_ros.task import Task
-from maac_ros.terms import Transition
+from maac_ros.terms import GOAL_SOURCES, Transition
 
 _LEAST_VARIANCE = 1e-10
 """Of a normalised target: what is constant in the data must not divide by zero elsewhere."""
@@ -139,8 +139,8 @@ class DynamicsEnsemble(nn.Module):
         self._turns = memory.turning
         learned = np.ones(observations + 1, np.float32)
         learned[memory.entries] = 0.0
-        names = [entry.name for entry in task.observation_entries()]
-        learned[[i for i, name in enumerate(names) if name.startswith("goal/")]] = 0.0
+        entries = task.observation_entries()
+        learned[[i for i, entry in enumerate(entries) if entry.source in GOAL_SOURCES]] = 0.0
         self._learns_all = bool(learned.all())
         self.register_buffer("_arrangement", torch.from_numpy(arrangement), persistent=False)
         for name, values in (("gain", gain), ("partner", partner), ("partner_gain", partner_gain)):

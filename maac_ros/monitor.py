@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from maac_ros.bundle import Bundle
 from maac_ros.inference import Array
+from maac_ros.terms import GOAL_SOURCES
 
 MEMORY_S = 1.0
 """Time after which what was seen counts for a third (1 / e): long enough for a gait to show all of its phases."""
@@ -122,7 +123,7 @@ class ModelMonitor:
         )
         # What is asked of the robot nobody predicts, and what the controller recalls is not the robot's.
         self._apart = np.array(
-            [e.source == "memory" or e.name.startswith("goal/") for e in manifest.observation]
+            [e.source == "memory" or e.source in GOAL_SOURCES for e in manifest.observation]
         )
         calibration = manifest.calibration
         self._scale = np.ones(observations, np.float32)

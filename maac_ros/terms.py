@@ -38,6 +38,8 @@ ENTRY_POINTS = "maac_ros.terms"
 GoalSource = Literal["cmd_vel", "goal"]
 """Who asks something of the robot: the ROS topic of that name."""
 
+GOAL_SOURCES: frozenset[str] = frozenset(get_args(GoalSource))
+
 Source = Literal["joint_states", "odom", "imu", "sensors"] | GoalSource
 """Where an observation entry comes from on a robot (the ROS topic of that name)."""
 

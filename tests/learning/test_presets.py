@@ -73,6 +73,26 @@ def test_a_preset_extends_another_and_its_own_settings_win(tmp_path):
     assert load_train_config("ant", str(path)).agent.critics == 3
 
 
+def test_small_robots_of_ones_own_learn_as_the_arm_does():
+    arm, own = load_train_config("two_joint_arm"), load_train_config("hopper", "small")
+    assert own.model_dump(exclude={"task", "preset"}) == arm.model_dump(exclude={"task", "preset"})
+    assert own.model != load_train_config("hopper").model
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("extends: default\nas_for: arm", "as_for: default.yaml has no settings for 'arm'; expected one of: two_"),
+        ("as_for: hopper", "as_for: got 'hopper'; expected a preset to be extended"),
+    ],
+)  # fmt: skip
+def test_task_whose_settings_hold_for_all_must_be_there(tmp_path, preset, said):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"schema_version: 1\ndescription: x\n{preset}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_train_config("hopper", str(path))
+
+
 def test_presets_that_extend_each_other_in_a_circle_are_refused(tmp_path):
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     for path, base in ((one, two), (two, one)):
