@@ -19,6 +19,7 @@ from maac_ros import schema
 from maac_ros.action_terms import ActionEntry
 from maac_ros.errors import ConfigError
 from maac_ros.intervals import Interval
+from maac_ros.joystick import Joystick
 from maac_ros.observation import JointReading, Vector
 from maac_ros.resources import named_file
 from maac_ros.task import Task
@@ -75,6 +76,7 @@ class Topics(schema.Description):
     sensors: TopicName = "sensors"
     cmd_vel: TopicName = "cmd_vel"
     goal: TopicName = "goal"
+    joy: TopicName = "joy"
 
 
 class Robot(schema.Description):
@@ -87,6 +89,8 @@ class Robot(schema.Description):
     """By the task's name of the joint; those that are not listed are named and turn as in the task."""
     controller: Controller = Controller()
     topics: Topics = Topics()
+    joystick: Joystick | None = None
+    """Asks for the goal, by sensor_msgs/Joy, in place of ``cmd_vel`` or ``goal``."""
     base_frame: str | None = None
     """``child_frame_id`` of the odometry, where it is not the task's."""
     odom_frame: str | None = None
@@ -132,7 +136,7 @@ class Binding:
     Attributes:
         task, robot: what is bound; the robot is None where there is none.
         names: the robot's names of ``task.robot.joints``, in that order.
-        controller, topics: see there.
+        controller, topics, joystick: see there.
         base_frame: ``child_frame_id`` of the odometry; empty where the task has no floating base.
         odom_frame: ``header.frame_id`` of the odometry; empty for any.
         imu_frame: ``header.frame_id`` of the IMU; empty where the task has no floating base.
@@ -145,6 +149,7 @@ class Binding:
         self.task, self.robot = task, robot
         self.controller = robot.controller if robot else Controller()
         self.topics = robot.topics if robot else Topics()
+        self.joystick = robot.joystick if robot else None
         base = task.robot.base
         self.base_frame = ((robot and robot.base_frame) or base.frame) if base else ""
         given = robot.odom_frame if robot else None
@@ -286,6 +291,14 @@ def misfits(task: Task, robot: Robot) -> list[str]:
             f"{entry.name}; expected 'forward'"
             for entry in entries
             if entry.quantity != "position"
+        ]
+    if robot.joystick is not None:
+        asked = tuple(task.goal.ranges) if task.goal else ()
+        problems += [
+            f"{where}: joystick.axes.{name}: task '{task.name}' cannot be asked for that; expected some of: "
+            + (_listed(asked) or "none, it has no goal")
+            for name in robot.joystick.axes
+            if name not in asked
         ]
     problems += [
         f"{where}: {field}: task '{task.name}' has no floating base"

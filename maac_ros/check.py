@@ -68,8 +68,10 @@ def compare(task: Task, robot: Robot | None, bundle: str | None) -> list[Finding
             found.append(Finding(f"joint {entry.joint}: {entry.quantity}", verdict, str(demand)))
     found.extend(_rates(task, robot))
     if task.goal is not None:
-        topic = getattr(robot.topics, task.goal.source)
-        found.append(Finding("goal", "ok", f"{', '.join(task.goal.ranges)} from {topic}"))
+        source = "joy" if robot.joystick else task.goal.source
+        asked = robot.joystick.axes if robot.joystick else task.goal.ranges
+        topic = getattr(robot.topics, source)
+        found.append(Finding("goal", "ok", f"{', '.join(asked)} from {topic}"))
     if task.robot.base is not None:
         frame = robot.base_frame or task.robot.base.frame
         found.append(Finding("base frame", "ok", f"odom's child_frame_id is to be '{frame}'"))

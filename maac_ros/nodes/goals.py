@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maac_ros.errors import ObservationError
+from maac_ros.joystick import Joystick
 from maac_ros.observation import Vector
 from maac_ros.observation_terms import Goal
 
@@ -41,13 +42,21 @@ class Goals:
         units: of what can be asked for, in its order.
         drawn: whether a simulator draws the goals.
         simulated: whether ROS time is simulated time.
+        joystick: who asks, where it is one.
     """
 
     def __init__(
-        self, goal: Goal, units: list[str], drawn: bool, simulated: Callable[[], bool]
+        self,
+        goal: Goal,
+        units: list[str],
+        drawn: bool,
+        simulated: Callable[[], bool],
+        joystick: Joystick | None = None,
     ) -> None:
         self.source = goal.source
         self._goal, self._units, self._drawn, self._simulated = goal, units, drawn, simulated
+        self._told_by = "joy" if joystick else goal.source
+        self._limit_s = joystick.timeout_s if joystick else goal.timeout_s
         self._low, self._high = np.array(list(goal.ranges.values())).T
         self._resting = np.array(list(goal.resting.values()))
         self._asked: _Asked | None = None
@@ -82,7 +91,7 @@ class Goals:
                 return ""
             if back_s > 0.0 and not self._simulated():
                 self._stamp_ns = stamp_ns
-                self._refusal = f"{self.source}: header.stamp went back by {back_s:.3g} s"
+                self._refusal = f"{self._told_by}: header.stamp went back by {back_s:.3g} s"
                 return self._refusal
         values = np.clip(goal, self._low, self._high)
         self._asked = _Asked(stamp_ns, time.perf_counter(), values, self._clipped(goal, values))
@@ -104,8 +113,8 @@ class Goals:
 
     def _judge(self, stamp_ns: int, now_ns: int) -> str:
         """Why a goal is not of now; empty where it is."""
-        age_s, limit_s = (now_ns - stamp_ns) * 1e-9, self._goal.timeout_s
-        told = f"{self.source}: header.stamp is"
+        age_s, limit_s = (now_ns - stamp_ns) * 1e-9, self._limit_s
+        told = f"{self._told_by}: header.stamp is"
         if limit_s is not None and age_s > limit_s:
             return f"{told} {age_s * 1e3:.0f} ms old; limit {limit_s * 1e3:.0f} ms"
         if -age_s > AHEAD_S:
@@ -123,11 +132,11 @@ class Goals:
             )
             if value != bound
         ]
-        return f"{self.source}: {'; '.join(beyond)}" if beyond else ""
+        return f"{self._told_by}: {'; '.join(beyond)}" if beyond else ""
 
     def _silence(self) -> str:
         """Why the resting goal holds again; empty while the last one does."""
-        limit_s = self._goal.timeout_s
+        limit_s = self._limit_s
         # Between two states of a simulator that draws goals time may stand still.
         if self._asked is None or limit_s is None or self._drawn:
             return ""
@@ -135,6 +144,6 @@ class Goals:
         if silent_s <= limit_s:
             return ""
         return (
-            f"{self.source}: no goal for {silent_s * 1e3:.0f} ms; limit {limit_s * 1e3:.0f} ms; "
+            f"{self._told_by}: no goal for {silent_s * 1e3:.0f} ms; limit {limit_s * 1e3:.0f} ms; "
             "the resting goal holds"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from maac_ros.errors import ObservationError
+from maac_ros.joystick import Joystick
 from maac_ros.nodes.goals import REORDERED_WITHIN_S, Goals
 from maac_ros.nodes.messages import InertialReading, Reading, SensorsReading
 from maac_ros.observation import JointReading, ObservationBuilder, RobotState, Vector
@@ -58,6 +59,7 @@ class Inbox:
         simulated: whether the stamps are of simulated time, which begins anew with each simulator.
         drawn_goals: whether each state comes with a goal of the same stamp, as a simulator draws it, which is then
             waited for; otherwise the goal is what was asked for last.
+        joystick: who asks then, where it is one.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Inbox:
         wake_on_match: bool,
         simulated: Callable[[], bool] = lambda: False,
         drawn_goals: bool = False,
+        joystick: Joystick | None = None,
     ) -> None:
         self.sources: tuple[Source, ...] = tuple(sorted(task.sources()))
         self._joints = len(task.robot.joints)
@@ -75,7 +78,7 @@ class Inbox:
         self._condition = threading.Condition()
         self._arrivals: dict[Source, _Arrival] = {}
         self._drawn_goals = drawn_goals
-        self._goals = _goals(task, drawn_goals, simulated)
+        self._goals = _goals(task, drawn_goals, simulated, None if drawn_goals else joystick)
         self._matched = False
         self._interrupted = False
         self.overtaken: Counter[Source] = Counter(dict.fromkeys(self.sources, 0))
@@ -212,8 +215,10 @@ class Inbox:
         return Sample(self._builder.read(state), stamp, received, oldest)
 
 
-def _goals(task: Task, drawn: bool, simulated: Callable[[], bool]) -> Goals | None:
+def _goals(
+    task: Task, drawn: bool, simulated: Callable[[], bool], joystick: Joystick | None
+) -> Goals | None:
     if (goal := task.goal) is None:
         return None
     units = [entry.unit for entry in task.observation_entries() if entry.source == goal.source]
-    return Goals(goal, units, drawn, simulated)
+    return Goals(goal, units, drawn, simulated, joystick)

@@ -12,7 +12,6 @@ from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
@@ -129,8 +128,9 @@ def _source(
 def _goal(node: Node, binding: Binding) -> Finding:
     goal = binding.task.goal
     assert goal is not None
-    topic = getattr(binding.topics, goal.source)
-    kinds = (JointState,) if goal.source == "goal" else (TwistStamped, Twist)
+    asking = messages.goal_reader(binding, goal, drawn=False)
+    topic = asking.topic
+    kinds = (TwistStamped, Twist) if asking.kind is TwistStamped else (asking.kind,)
     finding = _type(node, f"live {topic}: type", topic, kinds, node.get_publishers_info_by_topic)
     if finding.verdict == "MISMATCH" and not node.get_publishers_info_by_topic(topic):
         return Finding(

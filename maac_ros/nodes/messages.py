@@ -16,7 +16,7 @@ from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Quaternion, Twist, TwistStamped
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
-from sensor_msgs.msg import Imu, JointState
+from sensor_msgs.msg import Imu, JointState, Joy
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -367,11 +367,42 @@ def state_reader(source: Source, binding: Binding) -> Callable[[Any], Reading]:
     return readers[source]
 
 
-def read_goal(message: JointState | TwistStamped | Twist, goal: Goal) -> Vector:
-    """The goal (G,) that a message on the goal's topic asks for; raises :class:`ObservationError`."""
-    if isinstance(message, JointState):
-        return read_named_goal(message, goal)
-    return read_twist(message.twist if isinstance(message, TwistStamped) else message, goal)
+class GoalReader(NamedTuple):
+    """Who asks for the goal.
+
+    Attributes:
+        kind: type of the messages.
+        topic: on which they come.
+        read: what of them is asked for, (G,); it raises :class:`ObservationError`.
+        stamped: whether they have a header.
+    """
+
+    kind: type
+    topic: str
+    read: Callable[[Any], Vector]
+    stamped: bool = True
+
+
+def goal_reader(binding: Binding, goal: Goal, drawn: bool, stamped: bool = True) -> GoalReader:
+    """By whom and how the robot is asked for ``goal``, its task's goal term.
+
+    Args:
+        binding: of the robot.
+        goal: of its task.
+        drawn: a simulator asks, and no joystick.
+        stamped: velocity commands are TwistStamped, and not Twist.
+    """
+    joystick = binding.joystick
+    if joystick is not None and not drawn:
+        return GoalReader(
+            Joy, binding.topics.joy, lambda told: joystick.goal(told.axes, told.buttons, goal)
+        )
+    topic = getattr(binding.topics, goal.source)
+    if goal.source == "goal":
+        return GoalReader(JointState, topic, lambda told: read_named_goal(told, goal))
+    if stamped:
+        return GoalReader(TwistStamped, topic, lambda told: read_twist(told.twist, goal))
+    return GoalReader(Twist, topic, lambda told: read_twist(told, goal), stamped=False)
 
 
 def read_twist(message: Twist, goal: Goal) -> Vector:

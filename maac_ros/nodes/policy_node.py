@@ -26,12 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import Twist, TwistStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger as TriggerService
 from trajectory_msgs.msg import JointTrajectory
@@ -68,7 +66,6 @@ from maac_ros.nodes.policy_parameters import (
 from maac_ros.nodes.reader import Reader
 from maac_ros.nodes.rivals import Rivals
 from maac_ros.nodes.telemetry import TickRecord
-from maac_ros.observation_terms import Goal
 from maac_ros.recording import FlightRecorder
 from maac_ros.task import load_task
 from maac_ros.terms import Source
@@ -203,7 +200,9 @@ class PolicyNode(LifecycleNode):
         clock = self.get_clock()
         ros_time = RosTime(lambda: clock.now().nanoseconds, lambda: clock.ros_time_is_active)
         drawn = values["goals"] == "drawn"
-        self._inbox = inbox = Inbox(task, trigger == "observation", ros_time.simulated, drawn)
+        self._inbox = inbox = Inbox(
+            task, trigger == "observation", ros_time.simulated, drawn, self._binding.joystick
+        )
         kind = self._command_type()
         self._commands = open_publisher(self, kind, self._binding.controller.topic, RELIABLE)
         self._plans = open_publisher(self, JointTrajectory, "~/plan", RELIABLE)
@@ -214,10 +213,12 @@ class PolicyNode(LifecycleNode):
         for source in inbox.sources:
             self._reader.subscribe(*self._taker(source, inbox), sensors)
         if task.goal is not None:
-            self._reader.subscribe(
-                *self._goal_taker(task.goal, inbox, values["stamped_cmd_vel"]),
-                RELIABLE,  # a goal may be asked for once only
+            asking = messages.goal_reader(
+                self._binding, task.goal, drawn, values["stamped_cmd_vel"]
             )
+            # A goal may be asked for once only.
+            taker = self._goal_taker(asking, inbox)
+            self._reader.subscribe(asking.kind, asking.topic, taker, RELIABLE)
         if values["record"]:
             self._recorder = FlightRecorder(
                 Path(values["record"]).expanduser(),
@@ -285,25 +286,21 @@ class PolicyNode(LifecycleNode):
 
         return messages.STATE_MESSAGES[source], getattr(self._binding.topics, source), receive
 
-    def _goal_taker(
-        self, goal: Goal, inbox: Inbox, stamped: bool
-    ) -> tuple[type, str, Callable[[Any], None]]:
-        """Message type of the goal, its topic, and what takes its messages in."""
-        clock, headed = self.get_clock(), goal.source == "goal" or stamped
+    def _goal_taker(self, asking: messages.GoalReader, inbox: Inbox) -> Callable[[Any], None]:
+        """What takes in the messages of who asks for the goal."""
+        clock = self.get_clock()
 
         def receive(message: Any) -> None:
-            stamp_ns = messages.stamp_to_ns(message.header.stamp) if headed else 0
+            stamp_ns = messages.stamp_to_ns(message.header.stamp) if asking.stamped else 0
             now_ns = clock.now().nanoseconds
             try:
-                refusal = inbox.ask(stamp_ns, messages.read_goal(message, goal), now_ns)
+                refusal = inbox.ask(stamp_ns, asking.read(message), now_ns)
             except ObservationError as reason:
                 refusal = inbox.ask(stamp_ns, reason, now_ns)
             if refusal:
                 self.get_logger().error(f"refused: {refusal}", throttle_duration_sec=1.0)
 
-        twist = TwistStamped if stamped else Twist
-        topic = getattr(self._binding.topics, goal.source)
-        return (JointState if goal.source == "goal" else twist), topic, receive
+        return receive
 
     def _send(self, command: Command, answers_ns: int) -> None:
         """Publish a command; called by the control thread."""

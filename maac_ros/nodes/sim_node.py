@@ -46,7 +46,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Imu, JointState
+from sensor_msgs.msg import Imu, JointState, Joy
 from std_msgs.msg import Float64, Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -220,8 +220,8 @@ class SimNode(Node):
         if self._task.sensors:
             self._sensors = open_publisher(self, JointState, topics.sensors, RELIABLE)
         if self._goal is not None:
-            kind = JointState if self._goal.source == "goal" else TwistStamped
-            topic = getattr(topics, self._goal.source)
+            self._asking = messages.goal_reader(binding, self._goal, self._draws_goals)
+            kind, topic = self._asking.kind, self._asking.topic
             if self._draws_goals:
                 self._goals = open_publisher(self, kind, topic, RELIABLE)
             else:
@@ -288,10 +288,9 @@ class SimNode(Node):
                 if not (beginning and late):
                     self._command = command
 
-    def _on_goal(self, message: TwistStamped | JointState) -> None:
-        assert self._goal is not None
+    def _on_goal(self, message: TwistStamped | JointState | Joy) -> None:
         try:
-            goal = messages.read_goal(message, self._goal)
+            goal = self._asking.read(message)
         except ObservationError as reason:
             self.get_logger().error(f"refused: {reason}", throttle_duration_sec=1.0)
             return

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Float64MultiArray
 
 from maac_learning.export import export_untrained_bundle
@@ -232,6 +232,67 @@ def test_policy_node_takes_velocity_commands_with_and_without_stamps(
     joints.until(lambda: commanded([0.0, 0.0]), "answer once nobody asks", **state)
     joints.until(lambda: told("policy; cmd_vel: no goal for "), "silence", **state)
     assert "nan" not in statuses[-1][1]
+
+
+JOYSTICK = """
+schema_version: 1
+name: arm_with_joystick
+description: The arm, and a joystick.
+joystick:
+  axes: {shoulder: 1, elbow: {axis: 0, sign: -1}}
+  hold_button: 2
+  timeout_s: 0.3
+"""
+
+
+def test_nodes_take_a_joystick_for_who_asks(bench, joints, untrained_bundle, tmp_path):
+    """While its button is held, and for as long as it is heard."""
+    bundle = untrained_bundle("reaching_arm")
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(JOYSTICK, encoding="utf-8")
+    commands, statuses = bench.commands(), bench.diagnostics()
+    publisher = bench.probe.create_publisher(Joy, "joy", RELIABLE)
+    node = bench.policy(bundle=str(bundle.path), robot=str(robot), autostart=False)
+    assert node.autostart()
+    bench.until(lambda: publisher.get_subscription_count() == 1, "subscription")
+    state = {"names": ("shoulder", "elbow"), "position": (0.1, -0.2), "velocity": (0.0, 0.0)}
+
+    def commanded(goal):
+        """With efforts in N·m, as behind any binding."""
+        observation = np.array([0.1, -0.2, 0.0, 0.0, *goal], np.float32)[None]
+        efforts = bundle.policy(observation=observation)[0][0].astype(np.float64) * [12.0, 4.0]
+        return commands and np.allclose(commands[-1].data, efforts, atol=1e-5)
+
+    def moved(axes, held, goal):
+        message = Joy(axes=axes, buttons=[0, 0, held])
+        message.header.stamp = bench.probe.get_clock().now().to_msg()
+        publisher.publish(message)
+        return commanded(goal)
+
+    def told(said):
+        return statuses and said in statuses[-1][1]
+
+    joints.until(lambda: commanded([0.0, 0.0]), "answer to the resting goal", **state)
+    joints.until(lambda: moved([-1.0, 1.0], 1, [2.0, 1.8]), "answer to the joystick", **state)
+    joints.until(lambda: moved([-1.0, 1.0], 0, [0.0, 0.0]), "rest once it is let go", **state)
+    joints.until(lambda: moved([1.0, 0.0], 1, [0.0, -1.8]), "answer to the joystick", **state)
+    # The task itself keeps a goal until the next one; a joystick that says nothing is gone.
+    joints.until(lambda: commanded([0.0, 0.0]), "rest once it is silent", **state)
+    joints.until(lambda: told("policy; joy: no goal for "), "silence", **state)
+    lacking = "policy; joy: axis 1 (shoulder) is missing; the message has 1 axes"
+    joints.until(lambda: moved([1.0], 1, [0.0, 0.0]) and told(lacking), lacking, **state)
+
+
+def test_simulator_takes_a_joystick_too_unless_it_asks_itself(bench, tmp_path):
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(JOYSTICK, encoding="utf-8")
+    publisher = bench.probe.create_publisher(Joy, "joy", RELIABLE)
+    given = {"task": "reaching_arm", "robot": str(robot), "mode": "lockstep"}
+    node = bench.simulator(**given, goals="topic")
+    bench.until(lambda: publisher.get_subscription_count() == 1, "subscription")
+    publisher.publish(Joy(axes=[0.0, -1.0], buttons=[0, 0, 1]))
+    bench.until(lambda: node._simulation.state().goal.tolist() == [-2.0, 0.0], "goal")
+    assert bench.probe.count_publishers("goal") == 0
 
 
 def test_simulator_rewards_what_others_ask_for_when_told_to(bench):
