@@ -7,6 +7,7 @@ where the launch package is not installed (:mod:`maac_ros.up`).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -85,6 +86,8 @@ class NodeSpec:
         remappings: ROS names, from and to.
         namespace: ROS namespace.
         enclaves: under SROS 2, below which path its enclave is; empty for none of its own.
+        params_file: YAML file of further ROS parameters; empty for none.
+        log_level: of its loggers.
         ends_graph: when this process ends, the others are stopped.
         wanted: the process is left out where this is false, 0 or empty.
     """
@@ -94,6 +97,8 @@ class NodeSpec:
     remappings: Mapping[str, str | Ref] = field(default_factory=dict)
     namespace: str | Ref = ""
     enclaves: str | Ref = Ref("enclaves")
+    params_file: str | Ref = Ref("params_file")
+    log_level: str | Ref = Ref("log_level")
     ends_graph: bool = False
     wanted: Value | Ref = True
 
@@ -112,7 +117,8 @@ class Graph:
 class ResolvedNode:
     """A :class:`NodeSpec` with its arguments filled in. Its ROS name is that of the executable.
 
-    ``enclave`` holds its keys under SROS 2; empty for none of its own.
+    ``enclave`` holds its keys under SROS 2; empty for none of its own. What ``params_file`` says counts for more than
+    ``parameters``; empty for none.
     """
 
     executable: str
@@ -120,6 +126,8 @@ class ResolvedNode:
     remappings: Mapping[str, str]
     namespace: str
     enclave: str
+    params_file: str
+    log_level: str
     ends_graph: bool
 
 
@@ -148,6 +156,12 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> tuple[ResolvedNode, ...]:
         folder = str(fill(node.enclaves)).rstrip("/")
         return f"{folder}/{node.executable}" if folder else ""
 
+    def params_file(node: NodeSpec) -> str:
+        path = str(fill(node.params_file))
+        if path and not os.path.isfile(path):
+            raise ConfigError(f"params_file: got '{path}'; expected a YAML file of ROS parameters")
+        return path
+
     return tuple(
         ResolvedNode(
             executable=node.executable,
@@ -155,6 +169,8 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> tuple[ResolvedNode, ...]:
             remappings={key: str(fill(value)) for key, value in node.remappings.items()},
             namespace=str(fill(node.namespace)),
             enclave=enclave(node),
+            params_file=params_file(node),
+            log_level=str(fill(node.log_level)),
             ends_graph=node.ends_graph,
         )
         for node in graph.nodes
@@ -210,6 +226,23 @@ _ENCLAVES = Argument(
     "",
     "under SROS 2, where the enclaves of the nodes are, such as /maac; empty for none",
 )
+_NODES = (
+    Argument(
+        "params_file",
+        "",
+        "YAML file of ROS parameters for the nodes, such as `ros2 param dump` writes; where it names one that is an "
+        "argument here too, the file counts; empty for none",
+    ),
+    Argument(
+        "log_level",
+        "info",
+        "what the nodes log",
+        choices=("debug", "info", "warn", "error", "fatal"),
+    ),
+    _ENCLAVES,
+)
+"""Arguments of every graph, for all of its nodes."""
+
 _TRIGGERS = ("timer", "observation")
 
 SIM_TRAIN = Graph(
@@ -221,7 +254,7 @@ SIM_TRAIN = Graph(
         Argument("seed", 0, "seed of every random stream"),
         Argument("env_steps", 0, "environment steps in all; 0 for the preset's number"),
         Argument("run_dir", "", "folder for the run; empty for a new one below runs/"),
-        _ENCLAVES,
+        *_NODES,
     ),
     nodes=(
         NodeSpec(
@@ -282,7 +315,7 @@ SIM_DEPLOY = Graph(
             "",
             "ROS namespace of the nodes, and of the clock: several robots run beside each other",
         ),
-        _ENCLAVES,
+        *_NODES,
     ),
     nodes=(
         NodeSpec(
@@ -369,7 +402,7 @@ ROBOT = Graph(
             "use_sim_time", False, "time is that of /clock: a simulator stands in for the robot"
         ),
         Argument("namespace", "", "ROS namespace of the node"),
-        _ENCLAVES,
+        *_NODES,
     ),
     nodes=(
         NodeSpec(

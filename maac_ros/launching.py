@@ -54,10 +54,14 @@ def _node(node: ResolvedNode) -> Node:
             {
                 key: ParameterValue(value, value_type=type(value))
                 for key, value in node.parameters.items()
-            }
+            },
+            *([node.params_file] if node.params_file else []),
         ],
         remappings=list(node.remappings.items()),
-        ros_arguments=["--enclave", node.enclave] if node.enclave else [],
+        ros_arguments=[
+            *("--log-level", node.log_level),
+            *(("--enclave", node.enclave) if node.enclave else ()),
+        ],
         output="screen",
         on_exit=Shutdown() if node.ends_graph else _stop_on_failure,
     )

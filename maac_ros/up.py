@@ -69,7 +69,9 @@ def _start(node: ResolvedNode, folder: Path) -> _Process:
     command += ["-r", f"__node:={node.executable}", "--params-file", str(parameters)]
     if node.namespace:
         command += ["-r", f"__ns:=/{node.namespace.strip('/')}"]
+    command += ["--params-file", node.params_file] if node.params_file else []
     command += ["--enclave", node.enclave] if node.enclave else []
+    command += ["--log-level", node.log_level]
     for old, new in node.remappings.items():
         command += ["-r", f"{old}:={new}"] if old != new else []
     popen = subprocess.Popen(

@@ -22,6 +22,8 @@ def test_every_argument_is_described_and_used(graph):
             *node.remappings.values(),
             node.namespace,
             node.enclaves,
+            node.params_file,
+            node.log_level,
         ]
         used |= {value.name for value in values if isinstance(value, Ref)}
     assert used == {argument.name for argument in graph.arguments}
@@ -83,6 +85,8 @@ def test_robot_topics_are_remapped():
         (SIM_DEPLOY, {**BUNDLE, "realtime_factor": "fast"}, "realtime_factor: got 'fast'"),
         (SIM_DEPLOY, {**BUNDLE, "realtime_factor": "nan"}, "expected a finite number"),
         (SIM_DEPLOY, {**BUNDLE, "mode": "slow"}, "mode: got 'slow'; expected one of: realtime, lo"),
+        (ROBOT, {**BUNDLE, "log_level": "all"}, "log_level: got 'all'; expected one of: debug, in"),
+        (ROBOT, {**BUNDLE, "params_file": "/no.yaml"}, "params_file: got '/no.yaml'; expected a Y"),
     ],
 )
 def test_wrong_argument_is_named(graph, given, reason):

@@ -60,6 +60,15 @@ def test_robot_runs_the_policy_alone():
     assert [node.node_executable for node in found] == [n.executable for n in ROBOT.nodes]
 
 
+def test_a_file_of_parameters_comes_last(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**:\n  ros__parameters: {use_mpc: true}\n", encoding="utf-8")
+    context, (node,) = nodes("robot", bundle="b", params_file=str(file), log_level="debug")
+    first, last = evaluate_parameters(context, node._Node__parameters)
+    assert first["use_mpc"] is False
+    assert str(last) == str(file)
+
+
 def test_wrong_value_is_refused():
     with pytest.raises(Exception, match="mode"):
         nodes("sim_deploy", bundle="b", mode="slow")

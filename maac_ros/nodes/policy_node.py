@@ -374,7 +374,12 @@ class PolicyNode(LifecycleNode):
             check_values(changed)
             if self._loop is None:
                 return SetParametersResult(successful=True)
-            fixed = [p.name for p in changes if p.name in READ_AT_CONFIGURE]
+            # What stays as it is may be set at any time, as when a file of all parameters is loaded.
+            fixed = [
+                p.name
+                for p in changes
+                if p.name in READ_AT_CONFIGURE and p.value != self.get_parameter(p.name).value
+            ]
             if fixed:
                 raise ConfigError(f"{fixed[0]}: is read at configure only; clean up the node first")
             if any(spec.name in changed for spec in AT_RUNTIME):

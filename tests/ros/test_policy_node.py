@@ -11,8 +11,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState, GetState
 from node_bench import Bench
-from rcl_interfaces.srv import DescribeParameters
+from rcl_interfaces.srv import DescribeParameters, ListParameters
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
@@ -21,6 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 from maac_ros.modes import Mode
 from maac_ros.nodes import policy_node
 from maac_ros.nodes.common import BEST_EFFORT, LATCHED, RELIABLE, profile
+from maac_ros.nodes.policy_node import PolicyNode
 from maac_ros.nodes.policy_parameters import SPECS
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.resources import share_directory
@@ -139,7 +141,7 @@ def test_planner_is_resized_while_running(bench, joints, commanding):
             "providers: unknown 'NoSuchProvider'; expected some of: ",
         ),
         ("trigger", "never", "trigger: got 'never'; expected one of: timer, observation"),
-        ("trigger", "timer", "trigger: is read at configure only"),
+        ("trigger", "observation", "trigger: is read at configure only"),
         ("autostart", True, "read-only"),
     ],
 )
@@ -551,6 +553,45 @@ def test_whatever_goes_wrong_in_loading_the_old_bundle_goes_on(
     seen = len(commands)
     joints.until(lambda: len(commands) > seen and data(commands[-1]) != SAFE, "command")
     assert not bench.leave.asked
+
+
+def test_parameters_that_were_dumped_are_loaded_again(bench, commanding, bundle, tmp_path):
+    """As `ros2 param dump`, `ros2 param load` and `--params-file` do it, with any of them changed meanwhile."""
+    node, commands = commanding(use_mpc=True, mpc_horizon=2, engage_ms=7.0)
+    listed = bench.call(ListParameters, "/policy_node/list_parameters", ListParameters.Request())
+    names = sorted(listed.result.names)
+    assert set(SPECS) < set(names)
+    kept = {name: node.get_parameter(name).value for name in names}
+    nested = {}
+    for name, value in kept.items():
+        *groups, last = name.split(".")
+        level = nested
+        for group in groups:
+            level = level.setdefault(group, {})
+        level[last] = list(value) if isinstance(value, tuple | list) else value
+    file = tmp_path / "policy_node.yaml"
+    file.write_text(yaml.safe_dump({"/policy_node": {"ros__parameters": nested}}), encoding="utf-8")
+
+    for name, value in (("use_mpc", False), ("mpc.horizon", 3), ("engage_ms", 0.0)):
+        assert bench.set_parameter(node, name, value).successful
+    client = AsyncParameterClient(bench.probe, "policy_node")
+    bench.until(client.services_are_ready, "parameter services")
+    loaded = bench.result(client.load_parameter_file(str(file))).results
+    refused = {result.reason for result in loaded if not result.successful}
+    # None but those that no node takes after its start.
+    fixed = [d.name for d in node.describe_parameters(names) if d.read_only]
+    assert not set(fixed) & (set(SPECS) - {"autostart"})
+    assert refused == {f"Trying to set a read-only parameter: {name}." for name in fixed}
+    assert {name: node.get_parameter(name).value for name in names} == kept
+    assert commands
+    bench.remove(node)
+
+    words = ["--ros-args", "--params-file", str(file)]
+    again = PolicyNode(bench.leave, context=bench.context, cli_args=words)
+    bench.nodes.append(again)
+    bench.executor.add_node(again)
+    assert again.trigger_configure() == SUCCESS
+    assert {name: again.get_parameter(name).value for name in names} == kept
 
 
 def test_clock_is_chosen_before_the_configure(bench, bundle):

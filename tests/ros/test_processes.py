@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from node_bench import parameters
+from rcl_interfaces.srv import GetParameters
 from std_msgs.msg import Float64, Float64MultiArray, String
 
 from maac_learning.cli import main
@@ -132,6 +134,34 @@ def test_whole_graph_in_real_time_plans_stops_on_a_signal_and_can_be_replayed(
     assert (recording / "metadata.yaml").is_file()
     assert main(["replay", str(recording)]) == 0
     assert "every command is repeated" in capsys.readouterr().out
+
+
+def test_a_file_of_parameters_counts_for_more_than_the_arguments(
+    bench, start, untrained_bundle, tmp_path
+):
+    """As `ros2 param dump` writes it, or for all nodes; and loggers say as much as they are told to."""
+    file = tmp_path / "robot.yaml"
+    own = {"use_mpc": True, "mpc": {"horizon": 3}}
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "/policy_node": {"ros__parameters": own},
+                "/**": {"ros__parameters": {"engage_ms": 70.0}},
+            }
+        ),
+        encoding="utf-8",
+    )
+    words = [f"bundle:={untrained_bundle('inverted_pendulum').path}", f"params_file:={file}"]
+    process = start("maac_ros.up", "robot", *words, "engage_ms:=5", "log_level:=warn")
+    request = GetParameters.Request(names=["use_mpc", "mpc.horizon", "engage_ms", "recovery_ticks"])
+    values = bench.call(GetParameters, "/policy_node/get_parameters", request).values
+    assert values[0].bool_value
+    assert (values[1].integer_value, values[2].double_value) == (3, 70.0)
+    assert values[3].integer_value == 5  # what the file does not name
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 0, output
+    assert "[INFO]" not in output
 
 
 def test_graph_ends_when_a_node_fails(start, untrained_bundle):
