@@ -12,7 +12,7 @@ from launch import LaunchContext  # noqa: E402
 from launch.actions import DeclareLaunchArgument, OpaqueFunction  # noqa: E402
 from launch_ros.utilities import evaluate_parameters  # noqa: E402
 
-from maac_ros.graph import GRAPHS, ROBOT, SIM_DEPLOY  # noqa: E402
+from maac_ros.graph import GRAPHS, ROBOT  # noqa: E402
 from maac_ros.resources import share_directory  # noqa: E402
 
 
@@ -47,12 +47,17 @@ def test_arguments_are_those_of_the_graph(name):
 
 def test_simulator_and_policy_get_their_parameters():
     context, found = nodes("sim_deploy", bundle="007", seed="4", use_mpc="true")
-    assert [node.node_executable for node in found] == [n.executable for n in SIM_DEPLOY.nodes]
+    assert [node.node_executable for node in found] == ["sim_node", "policy_node"]
     (parameters,) = evaluate_parameters(context, found[1]._Node__parameters)
     assert parameters["bundle"] == "007"  # not the number 7
     assert parameters["seed"] == 4
     assert parameters["use_mpc"] is True
     assert parameters["max_observation_age_ms"] == 0.0
+
+
+def test_camera_is_there_where_pictures_are_wanted():
+    _, found = nodes("sim_deploy", bundle="b", camera_hz="20")
+    assert [node.node_executable for node in found][2:] == ["camera_node"]
 
 
 def test_robot_runs_the_policy_alone():
