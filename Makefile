@@ -104,9 +104,13 @@ venv:
 	# What an editable install leaves out: the ament index, and the files that ros2 looks for.
 	mkdir -p .venv/share/ament_index/resource_index/packages .venv/share/maac_ros .venv/lib/maac_ros
 	ln -sfn "$(CURDIR)/resource/maac_ros" .venv/share/ament_index/resource_index/packages/maac_ros
-	for item in package.xml launch config sim; do
+	for item in package.xml config sim; do
 	    ln -sfn "$(CURDIR)/$$item" ".venv/share/maac_ros/$$item"
 	done
+	# `ros2 launch` looks into folders, and not into links to folders.
+	rm -rf .venv/share/maac_ros/launch
+	mkdir .venv/share/maac_ros/launch
+	ln -s "$(CURDIR)"/launch/*.launch.py .venv/share/maac_ros/launch
 	for program in maac policy_node sim_node camera_node trainer_node; do
 	    ln -sfn "../../bin/$$program" ".venv/lib/maac_ros/$$program"
 	done
