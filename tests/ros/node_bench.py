@@ -58,8 +58,9 @@ class Bench:
         self.executor.add_node(node)
         return node
 
-    def policy(self, **parameters):
-        return self.add(PolicyNode, **{p.replace("mpc_", "mpc."): v for p, v in parameters.items()})
+    def policy(self, cli_args=None, **parameters):
+        named = {p.replace("mpc_", "mpc."): v for p, v in parameters.items()}
+        return self._add(PolicyNode, named, cli_args=cli_args)
 
     def simulator(self, **parameters):
         return self.add(SimNode, **parameters)

@@ -22,7 +22,6 @@ from trajectory_msgs.msg import JointTrajectory
 from maac_ros.modes import Mode
 from maac_ros.nodes import policy_node
 from maac_ros.nodes.common import BEST_EFFORT, LATCHED, RELIABLE, profile
-from maac_ros.nodes.policy_node import PolicyNode
 from maac_ros.nodes.policy_parameters import SPECS
 from maac_ros.nodes.telemetry import COLUMNS, MODES
 from maac_ros.resources import share_directory
@@ -587,9 +586,7 @@ def test_parameters_that_were_dumped_are_loaded_again(bench, commanding, bundle,
     bench.remove(node)
 
     words = ["--ros-args", "--params-file", str(file)]
-    again = PolicyNode(bench.leave, context=bench.context, cli_args=words)
-    bench.nodes.append(again)
-    bench.executor.add_node(again)
+    again = bench.policy(cli_args=words)
     assert again.trigger_configure() == SUCCESS
     assert {name: again.get_parameter(name).value for name in names} == kept
 
