@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, held_out_rows
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.fitting import held_out_rows
 from maac_learning.replay import Transitions
 from maac_ros.bundle import Calibration, Observed
 from maac_ros.monitor import disagreement, residual

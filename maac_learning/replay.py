@@ -19,7 +19,7 @@ class Transitions(NamedTuple):
     terminated: Tensor
 
     def model_data(self) -> tuple[Tensor, Tensor]:
-        """Inputs (N, O + A) and targets (N, O + 1) for :func:`maac_learning.dynamics.fit`."""
+        """Inputs (N, O + A) and targets (N, O + 1) for :func:`maac_learning.fitting.fit`."""
         change = self.next_observation - self.observation
         return (
             torch.cat((self.observation, self.action), dim=-1),

@@ -19,10 +19,11 @@ from maac_learning.agent import Agent, UpdateReport
 from maac_learning.calibration import calibrate, observed
 from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
-from maac_learning.dynamics import DynamicsEnsemble, fit_in_turn
+from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.evaluation import Evaluation, evaluate
 from maac_learning.export import ActionScaling, export_bundle
 from maac_learning.files import write_text
+from maac_learning.fitting import fit_in_turn
 from maac_learning.mirror import check_mirror
 from maac_learning.phases import PhaseClock, timed
 from maac_learning.progress import Pace, Progress, updates_left

@@ -8,7 +8,8 @@ import yaml
 from gymnasium.utils.env_checker import check_env
 
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.fitting import fit
 from maac_ros.errors import TaskError
 from maac_ros.resources import named_file
 from maac_ros.simulation import Simulation, TaskEnv

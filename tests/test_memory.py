@@ -10,8 +10,9 @@ from gymnasium.utils.env_checker import check_env
 
 from maac_learning.calibration import calibrate
 from maac_learning.config import AgentConfig, ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import export_untrained_bundle
+from maac_learning.fitting import fit
 from maac_learning.mirror import check_mirror
 from maac_learning.replay import Transitions
 from maac_ros.controller import Controller, ControllerSettings

@@ -51,6 +51,7 @@ PYTHON = (
     "maac_learning.trainer",
     "maac_learning.agent",
     "maac_learning.dynamics",
+    "maac_learning.fitting",
     "maac_learning.objectives",
 )
 

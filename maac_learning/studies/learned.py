@@ -10,7 +10,8 @@ from torch import Tensor
 
 from maac_learning.config import AgentConfig, load_train_config
 from maac_learning.draws import Draws
-from maac_learning.dynamics import DynamicsEnsemble, FitReport, fit
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.fitting import FitReport, fit
 from maac_learning.networks import Critics
 from maac_learning.objectives import Step, unroll
 from maac_learning.studies.double_integrator import LinearQuadratic, double_integrator_task

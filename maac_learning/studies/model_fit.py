@@ -15,7 +15,8 @@ from torch import Tensor
 
 from maac_learning import evidence
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, fit_in_turn
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.fitting import fit_in_turn
 from maac_learning.trainer import Trainer, load_run
 from maac_ros.errors import ConfigError
 from maac_ros.task import Task

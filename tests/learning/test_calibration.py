@@ -5,7 +5,8 @@ import torch
 
 from maac_learning.calibration import calibrate, observed
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import DynamicsEnsemble, fit, held_out_rows
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.fitting import fit, held_out_rows
 from maac_learning.replay import Transitions
 from maac_ros.monitor import disagreement, residual
 from maac_ros.task import load_task

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from maac_learning.config import load_train_config
-from maac_learning.dynamics import DynamicsEnsemble, fit
+from maac_learning.dynamics import DynamicsEnsemble
+from maac_learning.fitting import fit
 from maac_learning.mirror import MirrorImage, check_mirror
 from maac_learning.trainer import Trainer
 from maac_ros.errors import TaskError
