@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import servo_robot
 import yaml
 from filelock import FileLock
 
@@ -19,7 +20,10 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def untrained_bundle(tmp_path_factory):
-    """``untrained_bundle(task_name)``: a bundle of random networks, made once for all workers; not to be changed."""
+    """``untrained_bundle(task_name)``: a bundle of random networks, made once for all workers; not to be changed.
+
+    Of a shipped task, or of ``servo_robot``.
+    """
     from maac_learning.export import export_untrained_bundle
 
     own = tmp_path_factory.getbasetemp()
@@ -32,7 +36,11 @@ def untrained_bundle(tmp_path_factory):
             folder = shared / name
             with FileLock(f"{folder}.lock"):
                 if not folder.exists():
-                    export_untrained_bundle(load_task(name), folder)
+                    if name == "servo_robot":
+                        task = servo_robot.load(tmp_path_factory.mktemp("task"))
+                    else:
+                        task = load_task(name)
+                    export_untrained_bundle(task, folder)
             made[name] = load_bundle(folder)
         return made[name]
 

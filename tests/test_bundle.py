@@ -111,10 +111,8 @@ def test_a_bound_call_reads_and_writes_the_memory_it_was_given(exported):
         bundle.policy.bind({"observation": observation[:, ::2]}, {"action": action})
 
 
-def test_actions_are_in_command_units_and_within_limits(tmp_path):
-    from maac_learning.export import export_untrained_bundle
-
-    bundle = export_untrained_bundle(load_task("inverted_pendulum"), tmp_path / "b")
+def test_actions_are_in_command_units_and_within_limits(untrained_bundle):
+    bundle = untrained_bundle("inverted_pendulum")
     huge = 1e3 * np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
     action, std = bundle.policy(observation=huge)
     assert np.abs(action).max() <= 3.0

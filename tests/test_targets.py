@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import servo_robot
 
-from maac_learning.export import export_untrained_bundle
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.errors import ObservationError, TaskError
 from maac_ros.evaluation import evaluate
@@ -27,8 +26,8 @@ def task(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bundle(task, tmp_path_factory):
-    return export_untrained_bundle(task, tmp_path_factory.mktemp("bundle") / "servo_robot")
+def bundle(untrained_bundle):
+    return untrained_bundle("servo_robot")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from maac_learning.benchmarks.planner import plan_flops
 from maac_learning.cli import main
 from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
-from maac_learning.export import export_bundle, export_untrained_bundle
+from maac_learning.export import export_bundle
 from maac_ros.errors import BenchmarkError
 from maac_ros.inference import OnnxFunction
 from maac_ros.planner import CemPlanner
@@ -23,8 +23,8 @@ SETTINGS = PlannerSettings(candidates=12, horizon=3, iterations=2)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return export_untrained_bundle(load_task("hopper"), tmp_path_factory.mktemp("b") / "hopper")
+def bundle(untrained_bundle):
+    return untrained_bundle("hopper")
 
 
 def test_plans_in_pytorch_are_the_same(bundle):

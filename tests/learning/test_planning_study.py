@@ -5,7 +5,6 @@ import pytest
 
 from maac_learning import evidence
 from maac_learning.cli import main
-from maac_learning.export import export_untrained_bundle
 from maac_learning.studies.planning import Comparison
 from maac_ros.evaluation import evaluate
 from maac_ros.simulation import Simulation
@@ -48,8 +47,8 @@ def test_a_heavier_robot_moves_less():
     assert speed(4.0) == pytest.approx(speed(1.0) / 4.0, rel=0.1)
 
 
-def test_command_compares_in_pairs_and_writes_evidence(tmp_path, capsys):
-    bundle = export_untrained_bundle(load_task("inverted_pendulum"), tmp_path / "b")
+def test_command_compares_in_pairs_and_writes_evidence(tmp_path, capsys, untrained_bundle):
+    bundle = untrained_bundle("inverted_pendulum")
     planner = tmp_path / "planner.yaml"
     planner.write_text("{candidates: 9, horizon: 2, iterations: 1}")
     result = tmp_path / "planning.json"

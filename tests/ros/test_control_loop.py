@@ -6,10 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-import servo_robot
 from loop_rig import SECOND, Rig
 
-from maac_learning.export import export_untrained_bundle
 from maac_ros.controller import Controller, ControllerSettings, Mode
 from maac_ros.errors import ObservationError
 from maac_ros.nodes import control_loop
@@ -361,9 +359,8 @@ def test_clock_that_goes_back_costs_one_message(rig):
     assert made.until_sent(3)[0].mode is Mode.POLICY
 
 
-def test_no_target_is_sent_before_the_joints_are_known(tmp_path):
-    bundle = export_untrained_bundle(servo_robot.load(tmp_path), tmp_path / "bundle")
-    made = Rig(bundle, "timer", action_rate_limit=1.0)
+def test_no_target_is_sent_before_the_joints_are_known(untrained_bundle):
+    made = Rig(untrained_bundle("servo_robot"), "timer", action_rate_limit=1.0)
     made.loop.start()
     try:
         made.until(lambda: len(made.ticks) > 5)
@@ -382,9 +379,8 @@ def test_no_target_is_sent_before_the_joints_are_known(tmp_path):
     np.testing.assert_array_equal(made.sent[-1][0].values, [-1.0, -0.4, 0.02])
 
 
-def test_nothing_is_sent_by_a_loop_that_never_knew_the_joints(tmp_path):
-    bundle = export_untrained_bundle(servo_robot.load(tmp_path), tmp_path / "bundle")
-    made = Rig(bundle, "timer")
+def test_nothing_is_sent_by_a_loop_that_never_knew_the_joints(untrained_bundle):
+    made = Rig(untrained_bundle("servo_robot"), "timer")
     made.loop.start()
     made.until(lambda: len(made.ticks) > 2)
     made.loop.stop()

@@ -131,10 +131,9 @@ def test_actions_and_return_are_bit_for_bit_the_same(bench, short_task, untraine
     assert got.returns == expected.returns
 
 
-def test_targets_of_position_and_velocity_are_the_same_too(bench, tmp_path):
-    path = servo_robot.write(tmp_path)
+def test_targets_of_position_and_velocity_are_the_same_too(bench, tmp_path, untrained_bundle):
+    path, bundle = servo_robot.write(tmp_path), untrained_bundle("servo_robot")
     task = load_task(path)
-    bundle = export_untrained_bundle(task, tmp_path / "bundle")
     expected = play_in_process(bundle, task)
     got = play_through_nodes(bench, bundle, path, task)
     assert len(got.actions) == EPISODES * 40

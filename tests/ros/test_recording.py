@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import servo_robot
 from loop_rig import SECOND, Rig
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
@@ -109,10 +108,15 @@ def test_replay_repeats_every_command_whatever_befell(bundle, recorder, seed):
 
 
 def test_robot_that_is_told_positions_is_repeated_from_before_its_joints_are_known(
-    recorder, tmp_path
+    recorder, untrained_bundle
 ):
-    made = export_untrained_bundle(servo_robot.load(tmp_path), tmp_path / "bundle")
-    rig = Rig(made, "timer", recorder=recorder, action_rate_limit=2.0, rules=Rules(1, np.inf))
+    rig = Rig(
+        untrained_bundle("servo_robot"),
+        "timer",
+        recorder=recorder,
+        action_rate_limit=2.0,
+        rules=Rules(1, np.inf),
+    )
     random = np.random.default_rng(0)
     rig.loop.start()
     rig.until(lambda: len(rig.ticks) > 3)

@@ -43,7 +43,7 @@ def test_policies_allow_what_the_nodes_do_and_nothing_else(bench, untrained_bund
     """Ant is the task with every source of the robot's state that it needs; a goal comes on one topic or another, or
     on none, and other tasks have an IMU, and sensors.
     """
-    spare = {f"/{node}/{NEWER_THAN_HUMBLE}", "/cmd_vel", "/goal", "/imu", "/sensors"}
+    spare = {f"/{node}/{NEWER_THAN_HUMBLE}", "/cmd_vel", "/goal", "/joy", "/imu", "/sensors"}
     if node == "policy_node":
         made = bench.policy(bundle=str(untrained_bundle("ant").path), use_sim_time=True)
         # Not activated: it listens for others who command.
@@ -105,6 +105,7 @@ def test_an_operator_may_ask_and_look_and_not_command():
     assert operator["publish"] & set().union(*(node["subscribe"] for node in names)) == {
         "/cmd_vel",
         "/goal",
+        "/joy",
     }
     camera = allowed("camera_node")["publish"]
     published = set().union(camera, *(node["publish"] for node in names))
