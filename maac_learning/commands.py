@@ -20,7 +20,7 @@ from maac_learning.config import TrainConfig, load_train_config, read_overrides
 from maac_learning.progress import Bar
 from maac_learning.trainer import CONFIG_FILE, Trainer, load_run
 from maac_learning.video import Video, check_video
-from maac_ros.bundle import load_bundle
+from maac_ros.bundle import Bundle, load_bundle
 from maac_ros.conditions import Conditions
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.errors import ConfigError
@@ -71,7 +71,7 @@ def train(arguments: Sequence[str]) -> int:
         print(f"stopped at step {trainer.env_steps}; go on with: maac train --resume {run_dir}")
         return 130
     if export_at_end:
-        print(f"bundle: {trainer.export_bundle().path}")
+        _tell_export(trainer.export_bundle())
     return 0
 
 
@@ -242,12 +242,12 @@ def _through_ros(chosen: EvaluateArguments, changes: dict[str, Any]) -> dict[str
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Export a bundle from a run's newest checkpoint, or a bundle's policy in another form."""
+    """Export a bundle from a run's newest checkpoint, or a bundle in another form."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run; with --leapp also that of a bundle, or the name of a shipped one."""
+    """Folder of the run; for --leapp, and with --output, also that of a bundle, or the name of a shipped one."""
     output: Path | None = None
-    """Folder of the bundle; by default SOURCE/bundle."""
+    """Folder of the bundle; by default SOURCE/bundle. From a bundle: one whose V(s) is learned from its critics."""
     leapp: Path | None = None
     """Folder for the policy as a LEAPP graph too, which NVIDIA's runtime in C++ takes."""
 
@@ -256,18 +256,29 @@ def export(arguments: Sequence[str]) -> int:
     """``maac export``."""
     chosen = tyro.cli(ExportArguments, prog="maac export", args=list(arguments))
     # What is no run's folder can only be a bundle.
-    ready = chosen.leapp is not None and not (chosen.source / CONFIG_FILE).is_file()
+    ready = not (chosen.source / CONFIG_FILE).is_file() and (chosen.output or chosen.leapp)
     if ready:
-        if chosen.output is not None:
-            raise ConfigError(
-                f"--output: '{chosen.source}' is a bundle already; give --leapp alone"
-            )
         bundle = load_bundle(str(chosen.source))
+        if chosen.output is not None:
+            from maac_learning.renewal import export_renewed
+
+            bundle = export_renewed(bundle, chosen.output)
+            _tell_export(bundle)
     else:
         bundle = load_run(chosen.source).export_bundle(chosen.output)
-        print(f"bundle: {bundle.path}")
+        _tell_export(bundle)
     if chosen.leapp is not None:
         from maac_learning.leapp_export import export_leapp
 
         print(f"leapp: {export_leapp(bundle, chosen.leapp)}")
     return 0
+
+
+def _tell_export(bundle: Bundle) -> None:
+    print(f"bundle: {bundle.path}")
+    known = bundle.manifest.state_value
+    if known is not None:
+        print(
+            f"V(s): {1.0 - known.unexplained:.2%} of the critics' variance explained, "
+            f"{1.0 - known.unexplained_among_candidates:.1%} of that among candidates of a plan"
+        )

@@ -19,6 +19,7 @@ from maac_learning.agent import Agent
 from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.networks import Critics, Policy
+from maac_learning.state_value import learn_state_value
 from maac_ros.bundle import (
     Bundle,
     Calibration,
@@ -163,6 +164,7 @@ def export_bundle(
     env_steps: int,
     evaluation_return: float | None,
     training_seconds: float,
+    state_value_steps: int = 0,
 ) -> Bundle:
     """Write a bundle and load it back with every check.
 
@@ -170,15 +172,16 @@ def export_bundle(
         path: folder to create or replace.
         task: what was learned.
         agent, model: the learned networks; moved to the CPU for the export, and back.
-        observations: (N, O) real observations; the golden inputs are taken from them.
+        observations: (N, O) real observations, the newest last; the golden inputs are taken from them.
         calibration: what the model's errors usually are, where that is known.
         observed: range of the training data, where there is any.
         seed, env_steps, evaluation_return, training_seconds: provenance.
+        state_value_steps: gradient steps by which V(s) is learned from the critics; with 0 the bundle has none.
 
     Raises:
         BundleError: when the written bundle does not verify.
     """
-    manifest = {
+    manifest: dict[str, Any] = {
         "task": task,
         "observation": observation_fields(task),
         "action": action_fields(task),
@@ -203,6 +206,7 @@ def export_bundle(
         len(task.action_entries()),
         model.members,
         agent.critics.count,
+        state_value_steps > 0,
     )
     device = next(agent.averaged_policy.parameters()).device
     networks: tuple[nn.Module, ...] = (agent.averaged_policy, agent.critics, model)
@@ -210,11 +214,21 @@ def export_bundle(
         for network in networks:
             network.cpu()
         modules = graph_modules(agent, model, task)
+        if state_value_steps > 0:
+            modules["state_value"], manifest["state_value"] = learn_state_value(
+                modules,
+                task,
+                model.members,
+                observations.cpu(),
+                agent.critics.hidden,
+                state_value_steps,
+                seed,
+            )
         inputs = _golden_inputs(task, observations.cpu(), seed)
         graphs: dict[str, bytes] = {}
         golden: dict[str, Array] = {}
         for name, module in modules.items():
-            graphs[name], arrays = _export_graph(module, signatures[name], inputs)
+            graphs[name], arrays = export_graph(module, signatures[name], inputs)
             golden |= {f"{name}.{key}": value for key, value in arrays.items()}
     finally:
         for network in networks:
@@ -255,7 +269,7 @@ def _golden_inputs(task: Task, observations: Tensor, seed: int) -> dict[str, Ten
     }
 
 
-def _export_graph(
+def export_graph(
     module: nn.Module, signature: Signature, golden_inputs: dict[str, Tensor]
 ) -> tuple[bytes, dict[str, Array]]:
     """Serialise one module; also return its golden inputs and outputs as PyTorch computes them."""

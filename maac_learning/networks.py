@@ -116,6 +116,11 @@ class EnsembleMLP(nn.Module):
             nn.init.zeros_(self.weights[-1])
             nn.init.zeros_(self.biases[-1])
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(weight.shape[-1] for weight in self.weights)[:-1]
+
     def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Map (E, B, in) to (E, B, out); with ``chosen`` (K,) members only, (K, B, in) to (K, B, out)."""
         if torch.compiler.is_exporting():
@@ -259,6 +264,11 @@ class Critics(nn.Module):
         sizes = (observations + actions, *hidden, 1)
         self._mlp = EnsembleMLP(count, sizes, activation, norm, start, zero_last=True)
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return self._mlp.hidden
+
     def scaled(self, observation: Tensor, action: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Values (C, B) in the networks' own units, or (K, B) of the ``chosen`` (K,) critics."""
         x = torch.cat((self.normalizer.normalize(observation), action), dim=-1)
@@ -269,3 +279,28 @@ class Critics(nn.Module):
     def forward(self, observation: Tensor, action: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Discounted returns (C, B), or (K, B), for observations (B, O) and actions (B, A)."""
         return torch.addcmul(self.center, self.scaled(observation, action, chosen), self.scale)
+
+
+class StateValue(nn.Module):
+    """V(s), one network of the observation alone; centred and scaled as :class:`Critics` are."""
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, observations: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.normalizer = Normalizer(observations)
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        sizes = (observations, *hidden, 1)
+        self._mlp = EnsembleMLP(1, sizes, "silu", "none", "orthogonal", zero_last=True)
+
+    def scaled(self, observation: Tensor) -> Tensor:
+        """Values (B,) in the network's own units."""
+        x = self.normalizer.normalize(observation)
+        values: Tensor = self._mlp(x.unsqueeze(0)).squeeze(0).squeeze(-1)
+        return values
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Discounted returns (B,) for observations (B, O)."""
+        return torch.addcmul(self.center, self.scaled(observation), self.scale)

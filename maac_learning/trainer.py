@@ -434,6 +434,7 @@ class Trainer:
             env_steps=self._env_steps,
             evaluation_return=last,
             training_seconds=self._seconds(),
+            state_value_steps=self.config.state_value_steps if fitted else 0,
         )
 
     @timed("checkpoint")

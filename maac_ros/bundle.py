@@ -1,7 +1,8 @@
 """The bundle: the folder that carries a learned controller from training to a robot.
 
-``bundle.yaml`` describes, ``policy.onnx``, ``model.onnx``, ``step.onnx`` and ``value.onnx`` compute (normalisation and
-action scaling inside), ``golden.npz`` holds inputs and outputs that every runtime must reproduce before it may act.
+``bundle.yaml`` describes, ``policy.onnx``, ``model.onnx``, ``step.onnx``, ``value.onnx`` and, where a bundle has it,
+``state_value.onnx`` compute (normalisation and action scaling inside), ``golden.npz`` holds inputs and outputs that
+every runtime must reproduce before it may act.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from maac_ros.terms import Recalled, Source
 
 SCHEMA_VERSION = 2
 MANIFEST = "bundle.yaml"
-GRAPHS = ("policy", "model", "step", "value")
 GOLDEN = "golden.npz"
 MAX_FILE_BYTES = 256 << 20
 """No graph of a robot policy comes near this; a larger file is refused before it is read."""
@@ -101,6 +101,20 @@ class Observed(schema.Description):
     """Least and largest value of each observation entry."""
 
 
+class StateValueError(schema.Description):
+    """How far ``state_value.onnx`` is from what it has learned, the mean of the critics at the policy's own action.
+
+    On states that candidates of plans reach from observations that it has not learned from.
+    """
+
+    rows: int = Field(ge=1)
+    """Such states."""
+    unexplained: Finite = Field(ge=0)
+    """Its mean squared error, as a share of the variance over all of them."""
+    unexplained_among_candidates: Finite = Field(ge=0)
+    """The same of what sets apart states that are as many steps from the same observation: plans compare only these."""
+
+
 class Manifest(schema.Description):
     """Contents of ``bundle.yaml``."""
 
@@ -118,6 +132,8 @@ class Manifest(schema.Description):
     """What the model's errors usually are; without it planning is never given up for the model's sake."""
     observed: Observed | None = None
     """Range of the training data; without it no observation is implausible."""
+    state_value: StateValueError | None = None
+    """Of ``state_value.onnx``; null where the bundle has none."""
     provenance: Provenance
     sha256: dict[str, Sha256]
     """Digest of every other file of the bundle."""
@@ -125,7 +141,11 @@ class Manifest(schema.Description):
     def signatures(self) -> dict[str, Signature]:
         """What each graph must take and give."""
         return inference.bundle_signatures(
-            len(self.observation), len(self.action), self.members, self.critics
+            len(self.observation),
+            len(self.action),
+            self.members,
+            self.critics,
+            self.state_value is not None,
         )
 
 
@@ -161,6 +181,7 @@ class Bundle:
         manifest: its description.
         policy, model, step, value: the graphs, see :mod:`maac_ros.inference`; ``step`` is ``model`` for planning, with
             every row through one member.
+        state_value: the value of states under the policy, where the bundle has it.
     """
 
     path: Path
@@ -169,6 +190,7 @@ class Bundle:
     model: OnnxFunction
     step: OnnxFunction
     value: OnnxFunction
+    state_value: OnnxFunction | None = None
 
     @property
     def task(self) -> Task:
@@ -241,7 +263,7 @@ def write_bundle(
     Args:
         path: folder to create.
         manifest: fields of :class:`Manifest` other than ``schema_version`` and ``sha256``.
-        graphs: the serialised graphs, by the names in :data:`GRAPHS`.
+        graphs: the serialised graphs, by the names of :meth:`Manifest.signatures`.
         vectors: golden inputs and outputs of the graphs, named ``<graph>.<input or output>``.
 
     Raises:
@@ -309,7 +331,7 @@ def _load_manifest(folder: Path) -> Manifest:
                 f"{path}: {name}: got {len(numbers)} numbers; "
                 f"expected one for each of the {len(manifest.observation)} observation entries"
             )
-    expected_files = {*(f"{name}.onnx" for name in GRAPHS), GOLDEN}
+    expected_files = {*(f"{name}.onnx" for name in manifest.signatures()), GOLDEN}
     if set(manifest.sha256) != expected_files:
         raise BundleError(
             f"{path}: sha256: got {sorted(manifest.sha256)}; expected {sorted(expected_files)}"

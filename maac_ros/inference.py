@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions with the settings a control loop needs, and the three functions of a bundle."""
+"""ONNX Runtime sessions with the settings a control loop needs, and the functions of a bundle."""
 
 from __future__ import annotations
 
@@ -177,13 +177,21 @@ def value_signature(observations: int, actions: int, critics: int) -> Signature:
     )
 
 
+def state_value_signature(observations: int) -> Signature:
+    """``observation`` (B, O) to ``value`` (B,): what the critics say, on average, of the policy's own action there."""
+    return Signature({"observation": (None, observations)}, {"value": (None,)})
+
+
 def bundle_signatures(
-    observations: int, actions: int, members: int, critics: int
+    observations: int, actions: int, members: int, critics: int, state_value: bool
 ) -> dict[str, Signature]:
-    """The signature of each graph of a bundle, by its name."""
-    return {
+    """The signature of each graph of a bundle, by its name; not every bundle has a ``state_value``."""
+    signatures = {
         "policy": policy_signature(observations, actions),
         "model": model_signature(observations, actions, members),
         "step": step_signature(observations, actions, members),
         "value": value_signature(observations, actions, critics),
     }
+    if state_value:
+        signatures["state_value"] = state_value_signature(observations)
+    return signatures

@@ -1,6 +1,6 @@
 """Model-predictive control by the cross-entropy method over the learned model (paper, section 5.4).
 
-The policy gives the first candidates, the terminal Q-function closes the horizon, and the planner stops early
+The policy gives the first candidates, the value of the last state closes the horizon, and the planner stops early
 rather than overrun its budget. Optionally candidates are weighted by their returns, as in MPPI (Williams et al.,
 2017), in place of counting elites alike.
 """
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         actions: (H, A) command units; the first row is to be executed now.
-        value: discounted model return of the last elites, terminal Q included.
+        value: discounted model return of the last elites, that of the last state included.
         iterations: CEM iterations done; 0 means that the budget allowed none and ``actions`` is empty.
     """
 

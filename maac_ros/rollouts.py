@@ -27,8 +27,8 @@ _LEAST_ROWS = 32
 
 
 WHOLE_ROWS = 16
-"""The policy is asked about multiples of so many rows. What does not fill its registers ONNX Runtime computes in
-another way, and rounds differently: plans would depend on how candidates are shared out."""
+"""Policy and state value are asked about multiples of so many rows. What does not fill its registers ONNX Runtime
+computes in another way, and rounds differently: plans would depend on how candidates are shared out."""
 
 
 class Share:
@@ -38,8 +38,8 @@ class Share:
     another one, as the draw says.
 
     Args:
-        bundle: its step, policy and value graphs are used.
-        settings: particles, and how critics are reduced.
+        bundle: its step and policy graphs are used, and its state value or its critics.
+        settings: particles, and what closes a rollout.
         candidates: which of all candidates these are.
         draw: (D, G, E): for model step t, or for all where D is 1, which of a group's E rows each member gets.
         returns: (N,) of all candidates, to write those of these in.
@@ -61,7 +61,7 @@ class Share:
         observations, actions = len(manifest.observation), len(manifest.action)
         self.candidates = candidates
         self._particles, self._discount = settings.particles, manifest.discount
-        self._reduce = np.mean if settings.terminal_value == "mean" else np.amin
+        self._reduce = np.amin if settings.terminal_value == "minimum" else np.mean
         self._returns = returns[candidates]
         rows = len(self._returns) * settings.particles
         draws, groups, members = draw.shape
@@ -90,6 +90,8 @@ class Share:
                 "alive": self._slot_alive,
             },
         )
+        padded_gain = np.zeros(padded, np.float32)
+        self._gain = padded_gain[:rows]
         padded_action = np.zeros((padded, actions), np.float32)
         padded_std = np.zeros_like(padded_action)
         row_action = padded_action[:rows]
@@ -102,9 +104,13 @@ class Share:
         self._value = bundle.value.bind(
             {"observation": self._states, "action": row_action}, {"value": self._values}
         )
+        self._state_value = None
+        if settings.terminal_value == "state_value" and bundle.state_value is not None:
+            self._state_value = bundle.state_value.bind(
+                {"observation": padded_states}, {"value": padded_gain}
+            )
         self._total = np.zeros(rows, np.float32)
         self._alive = np.ones(rows, np.float32)
-        self._gain = np.zeros(rows, np.float32)
         self._weight, self._steps = 1.0, 0
 
     def begin(self, observation: Array) -> None:
@@ -145,13 +151,16 @@ class Share:
         self._steps += 1
 
     def close(self) -> None:
-        """Add the critics' value of the policy's action at the last states, and write the candidates' returns.
+        """Add the value of the last states under the policy, and write the candidates' returns.
 
         A return that is not finite is minus infinity: such a candidate must never be chosen.
         """
-        self.ask_policy()
-        self._value()
-        self._reduce(self._values, axis=0, out=self._gain)
+        if self._state_value is not None:
+            self._state_value()
+        else:
+            self.ask_policy()
+            self._value()
+            self._reduce(self._values, axis=0, out=self._gain)
         self._collect()
         np.mean(self._total.reshape(-1, self._particles), axis=1, out=self._returns)
         np.copyto(self._returns, -np.inf, where=~np.isfinite(self._returns))
@@ -170,8 +179,8 @@ class ModelRollouts:
     is drawn does not depend on the number of threads.
 
     Args:
-        bundle: its step, policy and value graphs are used.
-        settings: particles, how members are drawn, and how critics are reduced.
+        bundle: its step and policy graphs are used, and its state value or its critics.
+        settings: particles, how members are drawn, and what closes a rollout.
         random: the stream that members are drawn from.
         threads: as many shares, where there are rows enough.
 

@@ -63,7 +63,7 @@ class PlannerSettings(schema.Description):
     candidates: int = Field(default=256, ge=8, le=65536)
     """Action sequences a CEM iteration draws."""
     horizon: int = Field(default=5, ge=1, le=100)
-    """Model steps before the terminal Q-function."""
+    """Model steps before the value that closes the horizon."""
     iterations: int = Field(default=3, ge=1, le=100)
     """CEM iterations a tick."""
     elite_fraction: float = Field(default=0.1, gt=0, le=1)
@@ -76,8 +76,9 @@ class PlannerSettings(schema.Description):
     """Model rollouts a candidate, over which its return is averaged."""
     member_draw: Literal["step", "trajectory"] = "step"
     """When a particle draws the member of the ensemble that it follows: at every step, or once."""
-    terminal_value: Literal["mean", "minimum"] = "mean"
-    """What of the critics closes the horizon."""
+    terminal_value: Literal["state_value", "mean", "minimum"] = "state_value"
+    """What closes the horizon: the network that has learned the critics' mean at the policy's action, which is much the
+    fastest (where a bundle has none, as with ``mean``, that mean itself), or the least of the critics."""
     weighting: Literal["elites", "mppi"] = "elites"
     """Elites count alike, or by the exponential of their returns."""
     temperature: float = Field(default=0.5, gt=0)

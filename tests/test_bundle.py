@@ -52,6 +52,7 @@ def exported(tmp_path_factory):
         env_steps=200,
         evaluation_return=12.5,
         training_seconds=1.0,
+        state_value_steps=10,
     )
     return bundle, graph_modules(agent, model, task)
 
@@ -121,7 +122,7 @@ def test_actions_are_in_command_units_and_within_limits(untrained_bundle):
 
 def test_graphs_tell_nothing_of_the_machine_they_were_made_on(exported):
     graphs = list(exported[0].path.glob("*.onnx"))
-    assert len(graphs) == 4
+    assert len(graphs) == 5
     assert not [path.name for path in graphs if b".py" in path.read_bytes()]
 
 
@@ -143,7 +144,8 @@ def test_missing_bundle_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["policy.onnx", "model.onnx", "step.onnx", "value.onnx", "golden.npz"]
+    "name",
+    ["policy.onnx", "model.onnx", "step.onnx", "value.onnx", "state_value.onnx", "golden.npz"],
 )
 def test_damage_to_any_file_is_found(copy, name):
     original = (copy / name).read_bytes()
@@ -184,6 +186,8 @@ def _replace(copy: Path, name: str, content: bytes) -> None:
         (lambda d: d["observed"]["high"].pop(), r"observed\.high: got 10 numbers; expected one"),
         (lambda d: d["observed"]["low"].append(float("inf")), r"observed\.low.*finite"),
         (lambda d: d["sha256"].pop("model.onnx"), "sha256: got"),
+        (lambda d: d.update(state_value=None), "sha256: got"),
+        (lambda d: d["state_value"].update(unexplained=-1), r"state_value\.unexplained: got -1"),
         (lambda d: d.update(members=5), r"next_observation_mean': got shape \[4,"),
     ],
 )

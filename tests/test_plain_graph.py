@@ -459,9 +459,9 @@ def test_results_of_any_nodes_are_as_large_as_the_rules_say():
 
 
 def exported(module, signature, rows):
-    from maac_learning.export import _export_graph
+    from maac_learning.export import export_graph
 
-    return _export_graph(module, signature, rows)[0]
+    return export_graph(module, signature, rows)[0]
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def test_every_setting_of_the_networks_is_exported_to_known_operators(policy, mo
     size = len(task.observation_entries())
     agent = Agent(size, 1, AgentConfig(hidden=(8, 8), **policy), torch.device("cpu"))
     ensemble = DynamicsEnsemble(task, size, 1, ModelConfig(hidden=(8, 8), **model))
-    signatures = bundle_signatures(size, 1, ensemble.members, 2)
+    signatures = bundle_signatures(size, 1, ensemble.members, 2, False)
     rows = _golden_inputs(task, torch.randn(8, size), 0)
     modules = graph_modules(agent, ensemble, task)
     for name in ("policy", "model"):

@@ -64,7 +64,10 @@ def world(
     )
     functions = {"policy": policy, "step": step, "value": value}
     return SimpleNamespace(
-        manifest=manifest, task=task, **{name: Function(each) for name, each in functions.items()}
+        manifest=manifest,
+        task=task,
+        state_value=None,
+        **{name: Function(each) for name, each in functions.items()},
     )
 
 
@@ -110,6 +113,24 @@ def test_value_closes_the_horizon_as_asked():
     least = CemPlanner(world(), settings()).plan(origin)
     mean = CemPlanner(world(), settings(terminal_value="mean")).plan(origin)
     assert mean.value - least.value == pytest.approx(0.99**4 * 1.0, abs=0.01)
+
+
+def test_state_value_closes_the_horizon_where_there_is_one_and_nothing_else_is_asked():
+    origin = np.zeros(2, np.float32)
+
+    def value(terminal_value, bundle):
+        return CemPlanner(bundle, settings(terminal_value=terminal_value)).plan(origin).value
+
+    without, known = world(), world()
+    known.state_value = Function(lambda observation: {"value": 0.0 * observation[:, 0] + 5.0})
+    mean = value("mean", without)
+    assert value("state_value", without) == mean == value("mean", known)
+
+    def never(**_):
+        raise AssertionError("the critics were asked")
+
+    known.value = Function(never)
+    assert value("state_value", known) - mean == pytest.approx(0.99**4 * 4.0, abs=0.01)
 
 
 @pytest.mark.parametrize("draw", ["step", "trajectory"])

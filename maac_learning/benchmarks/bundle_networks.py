@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from maac_learning.config import ModelConfig, Norm, Spread
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import ActionScaling, PolicyGraph, StepGraph, ValueGraph
-from maac_learning.networks import ACTIVATIONS, Critics, Policy
+from maac_learning.networks import ACTIVATIONS, Critics, Policy, StateValue
 from maac_ros.bundle import GOLDEN, Bundle
 from maac_ros.errors import BenchmarkError
 from maac_ros.golden import TOLERANCE
 from maac_ros.inference import Array
 
-_GRAPHS = ("policy", "step", "value")
+_PREFIXES = {"policy": "policy.", "step": "model.", "value": "critics.", "state_value": ""}
+"""Of the names of a graph's network in its module."""
 
 
 def read_graph(bundle: Bundle, name: str) -> onnx.ModelProto:
@@ -90,7 +91,11 @@ def in_torch(bundle: Bundle) -> Bundle:
         BenchmarkError: when no network of this project computes what a graph does.
     """
     with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
-        functions = {name: _torch_function(bundle, name, golden) for name in _GRAPHS}
+        functions = {
+            name: _torch_function(bundle, name, golden)
+            for name in _PREFIXES
+            if name in bundle.manifest.signatures()
+        }
     changes: dict[str, Any] = functions
     return dataclasses.replace(bundle, **changes)
 
@@ -131,14 +136,14 @@ def _weights(bundle: Bundle, name: str) -> dict[str, Tensor]:
     """Tensors of the graph ``name`` by the names that they have in this project's modules."""
     graph = read_graph(bundle, name)
     weights = _constants(graph)
-    networks = {"policy": 1, "step": bundle.manifest.members, "value": bundle.manifest.critics}
-    module = {"policy": "policy", "step": "model", "value": "critics"}[name]
+    networks = {"step": bundle.manifest.members, "value": bundle.manifest.critics}
+    prefix = _PREFIXES[name]
     found = layers(graph)
-    depth = len(found) // networks[name]
+    depth = len(found) // networks.get(name, 1)
     for layer in range(depth):
         own = found[layer::depth]
-        weights[f"{module}._mlp.weights.{layer}"] = torch.stack([weight for weight, _ in own])
-        weights[f"{module}._mlp.biases.{layer}"] = torch.stack([bias[None] for _, bias in own])
+        weights[f"{prefix}_mlp.weights.{layer}"] = torch.stack([weight for weight, _ in own])
+        weights[f"{prefix}_mlp.biases.{layer}"] = torch.stack([bias[None] for _, bias in own])
     return weights
 
 
@@ -148,6 +153,9 @@ def _candidates(bundle: Bundle, name: str, weights: Mapping[str, Tensor]) -> Ite
     observations, actions = len(task.observation_entries()), len(task.action_entries())
     widths = [value.shape[-1] for key, value in weights.items() if "_mlp.weights." in key]
     hidden = tuple(widths[:-1])
+    if name == "state_value":
+        yield StateValue(observations, hidden)
+        return
     scaling = ActionScaling(task)
     for activation, norm in product(ACTIVATIONS, get_args(Norm)):
         if name == "policy":

@@ -195,12 +195,15 @@ def plan_flops(bundle: Bundle, settings: PlannerSettings) -> int:
     """Floating-point operations of the matrix products of one plan with all its iterations."""
     rollouts = ModelRollouts(bundle, settings, np.random.default_rng(0))
     rows = rollouts.candidates * settings.particles
-    # The policy is asked about whole registers of rows.
+    # Policy and state value are asked about whole registers of rows.
     asked = -(-rows // WHOLE_ROWS) * WHOLE_ROWS
     policy = asked * row_flops(read_graph(bundle, "policy"))
-    # A row follows one member at a time, and is judged by all critics.
+    # A row follows one member at a time.
     step = rows * row_flops(read_graph(bundle, "step")) // bundle.manifest.members
-    close = policy + rows * row_flops(read_graph(bundle, "value"))
+    if settings.terminal_value == "state_value" and bundle.state_value is not None:
+        close = asked * row_flops(read_graph(bundle, "state_value"))
+    else:
+        close = policy + rows * row_flops(read_graph(bundle, "value"))
     # The first iteration asks the policy at every step.
     once = settings.horizon * policy
     return once + settings.iterations * (settings.horizon * step + close)

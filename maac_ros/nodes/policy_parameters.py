@@ -105,7 +105,7 @@ AT_RUNTIME = (
     ParameterSpec(
         "mpc.horizon",
         0,
-        "Model steps before the terminal Q-function, 1 to 100; 0 for the bundle's own number.",
+        "Model steps before the value that closes the horizon, 1 to 100; 0 for the bundle's own number.",
         low=0,
         high=100,
     ),

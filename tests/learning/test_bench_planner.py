@@ -27,22 +27,17 @@ def bundle(untrained_bundle):
     return untrained_bundle("hopper")
 
 
-def test_plans_in_pytorch_are_the_same(bundle):
-    observation = np.full(11, 0.1, np.float32)
-    ours, theirs = (CemPlanner(b, SETTINGS).plan(observation) for b in (bundle, in_torch(bundle)))
-    np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5)
-    assert ours.value == pytest.approx(theirs.value, abs=1e-5)
-
-
-def test_networks_normalised_softly_after_their_activation_are_found_too(tmp_path):
+@pytest.fixture(scope="module")
+def soft(tmp_path_factory):
+    """Networks normalised softly after their activation, and a state value."""
     task = load_task("hopper")
     torch.manual_seed(0)
     agent = AgentConfig(hidden=(16, 16), policy_norm="none", critic_norm="after")
     model = ModelConfig(
         members=3, hidden=(16, 16, 16), norm="after", norm_epsilon=1.0, noise="trained"
     )
-    bundle = export_bundle(
-        tmp_path / "soft",
+    return export_bundle(
+        tmp_path_factory.mktemp("bundle") / "soft",
         task,
         Agent(11, 3, agent, torch.device("cpu")),
         DynamicsEnsemble(task, 11, 3, model),
@@ -53,10 +48,17 @@ def test_networks_normalised_softly_after_their_activation_are_found_too(tmp_pat
         env_steps=0,
         evaluation_return=None,
         training_seconds=0.0,
+        state_value_steps=3,
     )
+
+
+@pytest.mark.parametrize("networks", ["bundle", "soft"])
+def test_plans_in_pytorch_are_the_same(request, networks):
+    made = request.getfixturevalue(networks)
     observation = np.full(11, 0.1, np.float32)
-    ours, theirs = (CemPlanner(b, SETTINGS).plan(observation) for b in (bundle, in_torch(bundle)))
+    ours, theirs = (CemPlanner(b, SETTINGS).plan(observation) for b in (made, in_torch(made)))
     np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5)
+    assert ours.value == pytest.approx(theirs.value, abs=1e-5)
 
 
 def test_a_graph_that_no_network_of_this_project_computes_is_refused(bundle, tmp_path):
@@ -89,15 +91,16 @@ def test_one_graph_for_the_horizon_chains_the_steps(bundle):
     np.testing.assert_allclose(following, states, rtol=1e-5, atol=1e-5)
 
 
-def test_operations_are_those_that_pytorch_dispatches(bundle):
-    planner = CemPlanner(in_torch(bundle), SETTINGS)
+@pytest.mark.parametrize("terminal_value", ["state_value", "mean"])
+def test_operations_are_those_that_pytorch_dispatches(soft, terminal_value):
+    settings = SETTINGS.model_copy(update={"terminal_value": terminal_value})
     # Dispatch is not seen in inference mode.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "inference_mode", torch.no_grad)
-        planner = CemPlanner(in_torch(bundle), SETTINGS)
+        planner = CemPlanner(in_torch(soft), settings)
         with FlopCount() as count:
             planner.plan(np.zeros(11, np.float32))
-    assert plan_flops(bundle, SETTINGS) == count.total
+    assert plan_flops(soft, settings) == count.total
 
 
 def test_command_prints_a_table_and_writes_evidence(bundle, tmp_path, capsys):

@@ -101,7 +101,7 @@ def test_offset_and_scale_are_part_of_the_graph(tmp_path):
     ("options", "said"),
     [
         (["hopper", "--leapp", "{here}"], "exists already"),
-        (["hopper", "--leapp", "{here}/new", "--output", "x"], "--output: 'hopper' is a bundle already"),
+        (["nothing", "--output", "{here}/new"], "'nothing' is not a folder"),
         (["nothing", "--leapp", "{here}/new"], "'nothing' is not a folder"),
     ],
 )  # fmt: skip
