@@ -253,8 +253,8 @@ class TrainConfig(schema.Description):
     checkpoint_every: int = Field(default=5000, ge=1)
     """Environment steps between two checkpoints."""
     state_value_steps: int = Field(default=5000, ge=0)
-    """Gradient steps by which an exported bundle's V(s) learns the critics' mean at the policy's action, which makes
-    plans about half as long; with 0 a bundle has none."""
+    """Gradient steps by which an exported bundle's V(s) learns the critics' mean at the policy's action, which a plan
+    then asks in place of policy and critics; with 0 a bundle has none."""
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
     agent: AgentConfig = AgentConfig()
