@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maac_ros.bundle import Bundle
-from maac_ros.inference import Array
+from maac_ros.inference import Array, OnnxFunction
 from maac_ros.task import PlannerSettings
 
 _LEAST_ROWS = 32
@@ -29,6 +29,11 @@ _LEAST_ROWS = 32
 WHOLE_ROWS = 16
 """Policy and state value are asked about multiples of so many rows. What does not fill its registers ONNX Runtime
 computes in another way, and rounds differently: plans would depend on how candidates are shared out."""
+
+
+def state_value_of(bundle: Bundle, settings: PlannerSettings) -> OnnxFunction | None:
+    """What closes rollouts in place of policy and critics, where ``settings`` ask for it and ``bundle`` has it."""
+    return bundle.state_value if settings.terminal_value == "state_value" else None
 
 
 class Share:
@@ -104,11 +109,10 @@ class Share:
         self._value = bundle.value.bind(
             {"observation": self._states, "action": row_action}, {"value": self._values}
         )
-        self._state_value = None
-        if settings.terminal_value == "state_value" and bundle.state_value is not None:
-            self._state_value = bundle.state_value.bind(
-                {"observation": padded_states}, {"value": padded_gain}
-            )
+        known = state_value_of(bundle, settings)
+        self._state_value = known and known.bind(
+            {"observation": padded_states}, {"value": padded_gain}
+        )
         self._total = np.zeros(rows, np.float32)
         self._alive = np.ones(rows, np.float32)
         self._weight, self._steps = 1.0, 0

@@ -30,7 +30,7 @@ from maac_ros.bundle import GOLDEN, Bundle, load_bundle
 from maac_ros.errors import ConfigError
 from maac_ros.inference import Array, session_options
 from maac_ros.planner import CemPlanner
-from maac_ros.rollouts import WHOLE_ROWS, ModelRollouts, Share
+from maac_ros.rollouts import WHOLE_ROWS, ModelRollouts, Share, state_value_of
 from maac_ros.task import PlannerSettings
 from maac_ros.timing import Recorder, Summary
 
@@ -200,7 +200,7 @@ def plan_flops(bundle: Bundle, settings: PlannerSettings) -> int:
     policy = asked * row_flops(read_graph(bundle, "policy"))
     # A row follows one member at a time.
     step = rows * row_flops(read_graph(bundle, "step")) // bundle.manifest.members
-    if settings.terminal_value == "state_value" and bundle.state_value is not None:
+    if state_value_of(bundle, settings) is not None:
         close = asked * row_flops(read_graph(bundle, "state_value"))
     else:
         close = policy + rows * row_flops(read_graph(bundle, "value"))
