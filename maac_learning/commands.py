@@ -16,7 +16,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from maac_learning.config import TrainConfig, load_train_config, read_overrides
+from maac_learning.config import (
+    TrainConfig,
+    load_train_config,
+    planner_settings,
+    read_overrides,
+)
 from maac_learning.progress import Bar
 from maac_learning.trainer import CONFIG_FILE, Trainer, load_run
 from maac_learning.video import Video, check_video
@@ -247,7 +252,9 @@ class ExportArguments:
     source: Annotated[Path, tyro.conf.Positional]
     """Folder of the run; for --leapp, and with --output, also that of a bundle, or the name of a shipped one."""
     output: Path | None = None
-    """Folder of the bundle; by default SOURCE/bundle. From a bundle: one whose V(s) is learned from its critics."""
+    """Folder of the bundle; by default SOURCE/bundle. From a bundle: with new small networks for planning."""
+    planner: Path | None = None
+    """With --output, from a bundle: YAML file with settings of the planner on top of its own; see PlannerSettings."""
     leapp: Path | None = None
     """Folder for the policy as a LEAPP graph too, which NVIDIA's runtime in C++ takes."""
 
@@ -257,12 +264,19 @@ def export(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(ExportArguments, prog="maac export", args=list(arguments))
     # What is no run's folder can only be a bundle.
     ready = not (chosen.source / CONFIG_FILE).is_file() and (chosen.output or chosen.leapp)
+    if chosen.planner is not None and not (ready and chosen.output):
+        raise ConfigError(
+            "--planner: got a file; expected it only with --output, and from a bundle"
+        )
     if ready:
         bundle = load_bundle(str(chosen.source))
         if chosen.output is not None:
             from maac_learning.renewal import export_renewed
 
-            bundle = export_renewed(bundle, chosen.output)
+            own, file = bundle.task.planner, chosen.planner
+            bundle = export_renewed(
+                bundle, chosen.output, None if file is None else planner_settings(own, file)
+            )
             _tell_export(bundle)
     else:
         bundle = load_run(chosen.source).export_bundle(chosen.output)
@@ -281,4 +295,10 @@ def _tell_export(bundle: Bundle) -> None:
         print(
             f"V(s): {1.0 - known.unexplained:.2%} of the critics' variance explained, "
             f"{1.0 - known.unexplained_among_candidates:.1%} of that among candidates of a plan"
+        )
+    distilled = bundle.manifest.distilled
+    if distilled is not None:
+        print(
+            f"small networks: {1.0 - distilled.step:.2%} of what the members' steps vary by explained, "
+            f"{1.0 - distilled.policy:.2%} of the policy's actions"
         )

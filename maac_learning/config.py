@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from maac_ros import schema
 from maac_ros.errors import ConfigError
 from maac_ros.resources import named_file
-from maac_ros.task import load_task
+from maac_ros.task import PlannerSettings, load_task
 
 Activation = Literal["hardswish", "silu", "relu", "tanh"]
 Widths = tuple[int, ...]
@@ -233,6 +233,15 @@ class EvaluationConfig(schema.Description):
     """Stop training once every evaluation episode reaches this return."""
 
 
+class PlanningConfig(schema.Description):
+    """Small networks for planning, which an exported bundle has beside its own, and learns from them."""
+
+    hidden: tuple[int, ...] = Field(default=(128, 128), min_length=1)
+    """Widths of their hidden layers, where those that they learn from are no narrower."""
+    steps: int = Field(default=8000, ge=0)
+    """Gradient steps by which each of them is learned; with 0 a bundle has none."""
+
+
 class TrainConfig(schema.Description):
     """Everything that decides a training run."""
 
@@ -252,13 +261,11 @@ class TrainConfig(schema.Description):
     """Threads PyTorch may use on the CPU; 0 leaves its own default."""
     checkpoint_every: int = Field(default=5000, ge=1)
     """Environment steps between two checkpoints."""
-    state_value_steps: int = Field(default=5000, ge=0)
-    """Gradient steps by which an exported bundle's V(s) learns the critics' mean at the policy's action, which a plan
-    then asks in place of policy and critics; with 0 a bundle has none."""
     model: ModelConfig = ModelConfig()
     rollout: RolloutConfig = RolloutConfig()
     agent: AgentConfig = AgentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    planning: PlanningConfig = PlanningConfig()
 
     @property
     def uses_model(self) -> bool:
@@ -319,6 +326,16 @@ def read_overrides(path: Path | None, what: str = "settings") -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: expected a mapping of {what}, got {given!r:.60}")
     return given
+
+
+def planner_settings(own: PlannerSettings, path: Path | None) -> PlannerSettings:
+    """``own`` with the settings in a YAML file on top, if there is one.
+
+    Raises:
+        ConfigError: when the file cannot be read, a key is unknown or a value out of range.
+    """
+    given = read_overrides(path, "planner settings")
+    return schema.parse({**own.model_dump(), **given}, PlannerSettings, str(path), ConfigError)
 
 
 def load_train_config(

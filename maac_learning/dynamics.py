@@ -168,6 +168,11 @@ class DynamicsEnsemble(nn.Module):
             self.register_buffer("residual_variance", torch.ones(config.members, 1, outputs))
         self.eval()
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return self._mlp.hidden
+
     def networks(self) -> list[nn.Parameter]:
         """The networks' own parameters."""
         return list(self._mlp.parameters())

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from maac_learning.benchmarks.bundle_networks import torch_policy
-from maac_learning.export import ActionScaling, quiet
+from maac_learning.export import quiet
+from maac_learning.graphs import ActionScaling
 from maac_ros.bundle import GOLDEN, Bundle
 from maac_ros.errors import BundleError, ConfigError
 from maac_ros.memory import Memory

@@ -196,6 +196,11 @@ class Policy(nn.Module):
         # An ensemble of one: the same layers as everywhere else.
         self._mlp = EnsembleMLP(1, (observations, *hidden, 2 * actions), activation, norm, start)
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return self._mlp.hidden
+
     def outputs(self, observation: Tensor) -> Tensor:
         """What the network says of observations (B, O): (B, 2 A), for :meth:`squashed` and :meth:`log_density`."""
         x = self.normalizer.normalize(observation)

@@ -1,4 +1,4 @@
-"""A bundle with its V(s) learned anew, from nothing but the bundle itself."""
+"""A bundle with its small networks for planning learned anew, from nothing but the bundle itself."""
 
 from __future__ import annotations
 
@@ -10,62 +10,75 @@ import torch
 from torch import nn
 
 from maac_learning.benchmarks.bundle_networks import in_torch
-from maac_learning.config import TrainConfig
+from maac_learning.config import PlanningConfig
+from maac_learning.distillation import learn_planning_networks
 from maac_learning.export import export_graph
-from maac_learning.state_value import learn_state_value
-from maac_ros import inference
 from maac_ros.bundle import GOLDEN, Bundle, write_bundle
 from maac_ros.command_range import CommandRange
-from maac_ros.inference import Array
+from maac_ros.inference import Array, bundle_signatures
 from maac_ros.simulation import TaskEnv
+from maac_ros.task import PlannerSettings
 
-_STEPS = TrainConfig().state_value_steps
 _STEPS_PLAYED = 10_000
 _NOISE = (0.0, 0.5, 1.0, 2.0)
 """Of the policy that is played, episode by episode in turn, in its own standard deviations."""
 
 
-def export_renewed(bundle: Bundle, path: Path, seed: int = 0) -> Bundle:
-    """Write ``bundle`` to ``path`` with its V(s) learned from its critics, on states that its policy comes through.
+def export_renewed(
+    bundle: Bundle,
+    path: Path,
+    planner: PlannerSettings | None = None,
+    config: PlanningConfig | None = None,
+    seed: int = 0,
+) -> Bundle:
+    """Write ``bundle`` to ``path`` with small networks learned from its own, on states that its policy comes through.
 
-    Plans then use it, unless the task closes them by the least of the critics.
+    Args:
+        bundle: a verified bundle.
+        path: folder to create or replace.
+        planner: of the new bundle; by default its own, with V(s) in place of the critics' mean.
+        config: as in training; by default that of training.
+        seed: of the episodes played, and of learning.
 
     Raises:
         TaskError: when its task cannot be simulated here.
         BenchmarkError: when its graphs are none of this project's networks.
         BundleError: when what was written does not verify.
     """
-    manifest = bundle.manifest
+    manifest, task = bundle.manifest, bundle.task
     networks = in_torch(bundle)
-    modules: dict[str, nn.Module] = {
+    own: dict[str, nn.Module] = {
         name: getattr(networks, name).module for name in ("policy", "step", "value")
     }
     observations = torch.from_numpy(_played(bundle, seed))
-    state_value, known = learn_state_value(
-        modules,
-        bundle.task,
-        manifest.members,
-        observations,
-        modules["value"].critics.hidden,  # type: ignore[union-attr, arg-type]
-        _STEPS,
-        seed,
+    learned, told = learn_planning_networks(
+        own, task, observations, config or PlanningConfig(), seed
     )
-    fields: dict[str, Any] = dict(manifest)
-    planner = bundle.task.planner
-    if planner.terminal_value == "mean":
-        planner = planner.model_copy(update={"terminal_value": "state_value"})
-    fields |= {
-        "task": bundle.task.model_copy(update={"planner": planner}),
-        "state_value": known,
+    if planner is None:
+        known = {"terminal_value": "state_value"} if task.planner.terminal_value == "mean" else {}
+        planner = task.planner.model_copy(update=known)
+    fields: dict[str, Any] = {
+        **dict(manifest),
+        "distilled": None,
+        **told,
+        "task": task.model_copy(update={"planner": planner}),
     }
-    signature = inference.state_value_signature(len(manifest.observation))
-    kept = [name for name in manifest.signatures() if name != "state_value"]
+    signatures = bundle_signatures(
+        len(manifest.observation),
+        len(manifest.action),
+        manifest.members,
+        manifest.critics,
+        state_value=True,
+        distilled="distilled_step" in learned,
+    )
+    kept = [name for name in signatures if name not in learned]
     graphs = {name: (bundle.path / f"{name}.onnx").read_bytes() for name in kept}
     with np.load(bundle.path / GOLDEN, allow_pickle=False) as archive:
         golden = {key: archive[key] for key in archive if key.split(".")[0] in kept}
-    inputs = {"observation": torch.from_numpy(golden["policy.observation"])}
-    graphs["state_value"], arrays = export_graph(state_value, signature, inputs)
-    golden |= {f"state_value.{key}": value for key, value in arrays.items()}
+    inputs = {key: torch.from_numpy(golden[f"value.{key}"]) for key in ("observation", "action")}
+    for name, module in learned.items():
+        graphs[name], arrays = export_graph(module, signatures[name], inputs)
+        golden |= {f"{name}.{key}": value for key, value in arrays.items()}
     return write_bundle(path, fields, graphs, golden)
 
 

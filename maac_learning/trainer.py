@@ -21,9 +21,10 @@ from maac_learning.capture import updater
 from maac_learning.config import TrainConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.evaluation import Evaluation, evaluate
-from maac_learning.export import ActionScaling, export_bundle
+from maac_learning.export import export_bundle
 from maac_learning.files import write_text
 from maac_learning.fitting import fit_in_turn
+from maac_learning.graphs import ActionScaling
 from maac_learning.mirror import check_mirror
 from maac_learning.phases import PhaseClock, timed
 from maac_learning.progress import Pace, Progress, updates_left
@@ -434,7 +435,7 @@ class Trainer:
             env_steps=self._env_steps,
             evaluation_return=last,
             training_seconds=self._seconds(),
-            state_value_steps=self.config.state_value_steps if fitted else 0,
+            planning=self.config.planning if fitted else None,
         )
 
     @timed("checkpoint")

@@ -1,8 +1,8 @@
 """The bundle: the folder that carries a learned controller from training to a robot.
 
-``bundle.yaml`` describes, ``policy.onnx``, ``model.onnx``, ``step.onnx``, ``value.onnx`` and, where a bundle has it,
-``state_value.onnx`` compute (normalisation and action scaling inside), ``golden.npz`` holds inputs and outputs that
-every runtime must reproduce before it may act.
+``bundle.yaml`` describes, ``policy.onnx``, ``model.onnx``, ``step.onnx``, ``value.onnx`` and, where a bundle has them,
+``state_value.onnx``, ``distilled_step.onnx`` and ``distilled_policy.onnx`` compute (normalisation and action scaling
+inside), ``golden.npz`` holds inputs and outputs that every runtime must reproduce before it may act.
 """
 
 from __future__ import annotations
@@ -115,6 +115,21 @@ class StateValueError(schema.Description):
     """The same of what sets apart states that are as many steps from the same observation: plans compare only these."""
 
 
+class DistillationError(schema.Description):
+    """How far ``distilled_step.onnx`` and ``distilled_policy.onnx`` are from ``step.onnx`` and ``policy.onnx``.
+
+    Mean squared errors, as shares of the variance, on what candidates of plans come through from observations that
+    nothing was learned from.
+    """
+
+    rows: int = Field(ge=1)
+    """Such steps, and such states."""
+    step: Finite = Field(ge=0)
+    """Of the change of the observation and the reward, on average over what varies of them."""
+    policy: Finite = Field(ge=0)
+    """Of the action, on average over its entries."""
+
+
 class Manifest(schema.Description):
     """Contents of ``bundle.yaml``."""
 
@@ -134,6 +149,8 @@ class Manifest(schema.Description):
     """Range of the training data; without it no observation is implausible."""
     state_value: StateValueError | None = None
     """Of ``state_value.onnx``; null where the bundle has none."""
+    distilled: DistillationError | None = None
+    """Of ``distilled_step.onnx`` and ``distilled_policy.onnx``; null where the bundle has none."""
     provenance: Provenance
     sha256: dict[str, Sha256]
     """Digest of every other file of the bundle."""
@@ -146,6 +163,7 @@ class Manifest(schema.Description):
             self.members,
             self.critics,
             self.state_value is not None,
+            self.distilled is not None,
         )
 
 
@@ -182,6 +200,7 @@ class Bundle:
         policy, model, step, value: the graphs, see :mod:`maac_ros.inference`; ``step`` is ``model`` for planning, with
             every row through one member.
         state_value: the value of states under the policy, where the bundle has it.
+        distilled_step, distilled_policy: ``step`` and ``policy`` as small networks know them, where there are any.
     """
 
     path: Path
@@ -191,6 +210,8 @@ class Bundle:
     step: OnnxFunction
     value: OnnxFunction
     state_value: OnnxFunction | None = None
+    distilled_step: OnnxFunction | None = None
+    distilled_policy: OnnxFunction | None = None
 
     @property
     def task(self) -> Task:

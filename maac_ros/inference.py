@@ -183,9 +183,18 @@ def state_value_signature(observations: int) -> Signature:
 
 
 def bundle_signatures(
-    observations: int, actions: int, members: int, critics: int, state_value: bool
+    observations: int,
+    actions: int,
+    members: int,
+    critics: int,
+    state_value: bool = False,
+    distilled: bool = False,
 ) -> dict[str, Signature]:
-    """The signature of each graph of a bundle, by its name; not every bundle has a ``state_value``."""
+    """The signature of each graph of a bundle, by its name.
+
+    Not every bundle has a ``state_value``, nor ``distilled_step`` and ``distilled_policy``, which are the same as
+    ``step`` and ``policy`` but smaller.
+    """
     signatures = {
         "policy": policy_signature(observations, actions),
         "model": model_signature(observations, actions, members),
@@ -194,4 +203,7 @@ def bundle_signatures(
     }
     if state_value:
         signatures["state_value"] = state_value_signature(observations)
+    if distilled:
+        signatures["distilled_step"] = signatures["step"]
+        signatures["distilled_policy"] = signatures["policy"]
     return signatures

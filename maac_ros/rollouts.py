@@ -14,12 +14,13 @@ import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maac_ros.bundle import Bundle
-from maac_ros.inference import Array, OnnxFunction
+from maac_ros.inference import Array
 from maac_ros.task import PlannerSettings
 
 _LEAST_ROWS = 32
@@ -31,9 +32,27 @@ WHOLE_ROWS = 16
 computes in another way, and rounds differently: plans would depend on how candidates are shared out."""
 
 
-def state_value_of(bundle: Bundle, settings: PlannerSettings) -> OnnxFunction | None:
-    """What closes rollouts in place of policy and critics, where ``settings`` ask for it and ``bundle`` has it."""
-    return bundle.state_value if settings.terminal_value == "state_value" else None
+class PlanGraphs(NamedTuple):
+    """Names of the graphs of a bundle that plans use.
+
+    ``policy`` is asked on the way, after the first step; ``state_value`` is None where policy and critics close a
+    rollout, then by their own graphs.
+    """
+
+    step: str
+    policy: str
+    state_value: str | None
+
+    @classmethod
+    def of(cls, bundle: Bundle, settings: PlannerSettings) -> PlanGraphs:
+        """Those that ``settings`` ask for, as far as ``bundle`` has them."""
+        distilled = settings.model == "distilled" and bundle.distilled_step is not None
+        known = settings.terminal_value == "state_value" and bundle.state_value is not None
+        return cls(
+            "distilled_step" if distilled else "step",
+            "distilled_policy" if distilled else "policy",
+            "state_value" if known else None,
+        )
 
 
 class Share:
@@ -43,8 +62,8 @@ class Share:
     another one, as the draw says.
 
     Args:
-        bundle: its step and policy graphs are used, and its state value or its critics.
-        settings: particles, and what closes a rollout.
+        bundle: its graphs for planning are used, see :class:`PlanGraphs`.
+        settings: particles, and which graphs.
         candidates: which of all candidates these are.
         draw: (D, G, E): for model step t, or for all where D is 1, which of a group's E rows each member gets.
         returns: (N,) of all candidates, to write those of these in.
@@ -87,7 +106,8 @@ class Share:
         self._slot_following = np.zeros((*shape, observations), np.float32)
         self._slot_reward = np.zeros(shape, np.float32)
         self._slot_alive = np.zeros(shape, np.float32)
-        self._step = bundle.step.bind(
+        graphs = PlanGraphs.of(bundle, settings)
+        self._step = getattr(bundle, graphs.step).bind(
             {"observation": self._slot_states, "action": self._slot_actions},
             {
                 "next_observation": self._slot_following,
@@ -99,19 +119,25 @@ class Share:
         self._gain = padded_gain[:rows]
         padded_action = np.zeros((padded, actions), np.float32)
         padded_std = np.zeros_like(padded_action)
-        row_action = padded_action[:rows]
-        self.policy_action = row_action[:: settings.particles]
+        self.policy_action = padded_action[: rows : settings.particles]
         self.policy_std = padded_std[: rows : settings.particles]
-        self._policy = bundle.policy.bind(
+        # At the first step all candidates are in the same state.
+        self._start = np.zeros((WHOLE_ROWS, observations), np.float32)
+        self._start_action = np.zeros((WHOLE_ROWS, actions), np.float32)
+        self._start_std = np.zeros_like(self._start_action)
+        self._start_policy = bundle.policy.bind(
+            {"observation": self._start},
+            {"action": self._start_action, "action_std": self._start_std},
+        )
+        self._policy = getattr(bundle, graphs.policy).bind(
             {"observation": padded_states}, {"action": padded_action, "action_std": padded_std}
         )
-        self._values = np.zeros((manifest.critics, rows), np.float32)
-        self._value = bundle.value.bind(
-            {"observation": self._states, "action": row_action}, {"value": self._values}
-        )
-        known = state_value_of(bundle, settings)
-        self._state_value = known and known.bind(
-            {"observation": padded_states}, {"value": padded_gain}
+        self._close = (
+            self._closed_by_critics(bundle, padded_states, padded_action)
+            if graphs.state_value is None
+            else getattr(bundle, graphs.state_value).bind(
+                {"observation": padded_states}, {"value": padded_gain}
+            )
         )
         self._total = np.zeros(rows, np.float32)
         self._alive = np.ones(rows, np.float32)
@@ -130,7 +156,13 @@ class Share:
 
     def ask_policy(self) -> None:
         """Let ``policy_action`` and ``policy_std`` be the policy's at the present states."""
-        self._policy()
+        if self._steps > 0:
+            self._policy()
+            return
+        self._start[:] = self._states[0]
+        self._start_policy()
+        self.policy_action[:] = self._start_action[0]
+        self.policy_std[:] = self._start_std[0]
 
     def advance(self, actions: Array) -> None:
         """One model step under ``actions`` (n, A), the same for all particles of a candidate."""
@@ -159,15 +191,28 @@ class Share:
 
         A return that is not finite is minus infinity: such a candidate must never be chosen.
         """
-        if self._state_value is not None:
-            self._state_value()
-        else:
-            self.ask_policy()
-            self._value()
-            self._reduce(self._values, axis=0, out=self._gain)
+        self._close()
         self._collect()
         np.mean(self._total.reshape(-1, self._particles), axis=1, out=self._returns)
         np.copyto(self._returns, -np.inf, where=~np.isfinite(self._returns))
+
+    def _closed_by_critics(
+        self, bundle: Bundle, padded_states: Array, padded_action: Array
+    ) -> Callable[[], None]:
+        """A call that lets the gain be what the critics say of the policy's own action at the present states."""
+        rows = len(self._states)
+        values = np.zeros((bundle.manifest.critics, rows), np.float32)
+        act = bundle.policy.bind({"observation": padded_states}, {"action": padded_action})
+        assess = bundle.value.bind(
+            {"observation": self._states, "action": padded_action[:rows]}, {"value": values}
+        )
+
+        def close() -> None:
+            act()
+            assess()
+            self._reduce(values, axis=0, out=self._gain)
+
+        return close
 
     def _collect(self) -> None:
         """Count the present gain, discounted, where the episode has not ended."""
@@ -183,8 +228,8 @@ class ModelRollouts:
     is drawn does not depend on the number of threads.
 
     Args:
-        bundle: its step and policy graphs are used, and its state value or its critics.
-        settings: particles, how members are drawn, and what closes a rollout.
+        bundle: its graphs for planning are used, see :class:`PlanGraphs`.
+        settings: particles, how members are drawn, and which graphs.
         random: the stream that members are drawn from.
         threads: as many shares, where there are rows enough.
 

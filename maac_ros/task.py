@@ -76,6 +76,9 @@ class PlannerSettings(schema.Description):
     """Model rollouts a candidate, over which its return is averaged."""
     member_draw: Literal["step", "trajectory"] = "step"
     """When a particle draws the member of the ensemble that it follows: at every step, or once."""
+    model: Literal["ensemble", "distilled"] = "ensemble"
+    """What takes candidates from state to state: the members of the ensemble and the policy, or small networks that
+    have learned what these do, several times as fast and less exact (where a bundle has none, as with ``ensemble``)."""
     terminal_value: Literal["state_value", "mean", "minimum"] = "state_value"
     """What closes the horizon: the network that has learned the critics' mean at the policy's action, which is much the
     fastest (where a bundle has none, as with ``mean``, that mean itself), or the least of the critics."""

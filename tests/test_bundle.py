@@ -10,12 +10,13 @@ import torch
 import yaml
 
 from maac_learning.agent import Agent
-from maac_learning.config import AgentConfig, ModelConfig
+from maac_learning.config import AgentConfig, ModelConfig, PlanningConfig
 from maac_learning.dynamics import DynamicsEnsemble
-from maac_learning.export import export_bundle, graph_modules
+from maac_learning.export import export_bundle
+from maac_learning.graphs import graph_modules
 from maac_ros.bundle import MANIFEST, Calibration, Observed, load_bundle, require_same_task
 from maac_ros.errors import BundleError
-from maac_ros.inference import OnnxFunction
+from maac_ros.inference import OnnxFunction, bundle_signatures
 from maac_ros.task import load_task
 
 CALIBRATION = Calibration(
@@ -52,7 +53,7 @@ def exported(tmp_path_factory):
         env_steps=200,
         evaluation_return=12.5,
         training_seconds=1.0,
-        state_value_steps=10,
+        planning=PlanningConfig(hidden=(8, 8), steps=10),
     )
     return bundle, graph_modules(agent, model, task)
 
@@ -122,7 +123,7 @@ def test_actions_are_in_command_units_and_within_limits(untrained_bundle):
 
 def test_graphs_tell_nothing_of_the_machine_they_were_made_on(exported):
     graphs = list(exported[0].path.glob("*.onnx"))
-    assert len(graphs) == 5
+    assert len(graphs) == len(bundle_signatures(1, 1, 1, 1, True, True))
     assert not [path.name for path in graphs if b".py" in path.read_bytes()]
 
 
@@ -145,7 +146,7 @@ def test_missing_bundle_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["policy.onnx", "model.onnx", "step.onnx", "value.onnx", "state_value.onnx", "golden.npz"],
+    [*(f"{name}.onnx" for name in bundle_signatures(1, 1, 1, 1, True, True)), "golden.npz"],
 )
 def test_damage_to_any_file_is_found(copy, name):
     original = (copy / name).read_bytes()
@@ -187,6 +188,8 @@ def _replace(copy: Path, name: str, content: bytes) -> None:
         (lambda d: d["observed"]["low"].append(float("inf")), r"observed\.low.*finite"),
         (lambda d: d["sha256"].pop("model.onnx"), "sha256: got"),
         (lambda d: d.update(state_value=None), "sha256: got"),
+        (lambda d: d.update(distilled=None), "sha256: got"),
+        (lambda d: d["distilled"].update(rows=0), r"distilled\.rows: got 0"),
         (lambda d: d["state_value"].update(unexplained=-1), r"state_value\.unexplained: got -1"),
         (lambda d: d.update(members=5), r"next_observation_mean': got shape \[4,"),
     ],

@@ -128,7 +128,7 @@ def test_own_terms_are_learned_exported_and_run(install, task_file, tmp_path):
             {
                 "env_steps": 60,
                 "random_steps": 50,
-                "state_value_steps": 5,
+                "planning": {"steps": 5},
                 "model": {
                     "reward": "analytic",
                     "members": 2,

@@ -481,7 +481,8 @@ def test_every_setting_of_the_networks_is_exported_to_known_operators(policy, mo
     from maac_learning.agent import Agent
     from maac_learning.config import AgentConfig, ModelConfig
     from maac_learning.dynamics import DynamicsEnsemble
-    from maac_learning.export import _golden_inputs, graph_modules
+    from maac_learning.export import _golden_inputs
+    from maac_learning.graphs import graph_modules
     from maac_ros.inference import bundle_signatures
     from maac_ros.task import load_task
 
@@ -489,7 +490,7 @@ def test_every_setting_of_the_networks_is_exported_to_known_operators(policy, mo
     size = len(task.observation_entries())
     agent = Agent(size, 1, AgentConfig(hidden=(8, 8), **policy), torch.device("cpu"))
     ensemble = DynamicsEnsemble(task, size, 1, ModelConfig(hidden=(8, 8), **model))
-    signatures = bundle_signatures(size, 1, ensemble.members, 2, False)
+    signatures = bundle_signatures(size, 1, ensemble.members, 2)
     rows = _golden_inputs(task, torch.randn(8, size), 0)
     modules = graph_modules(agent, ensemble, task)
     for name in ("policy", "model"):

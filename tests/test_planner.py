@@ -67,6 +67,8 @@ def world(
         manifest=manifest,
         task=task,
         state_value=None,
+        distilled_step=None,
+        distilled_policy=None,
         **{name: Function(each) for name, each in functions.items()},
     )
 
@@ -131,6 +133,32 @@ def test_state_value_closes_the_horizon_where_there_is_one_and_nothing_else_is_a
 
     known.value = Function(never)
     assert value("state_value", known) - mean == pytest.approx(0.99**4 * 4.0, abs=0.01)
+
+
+def test_small_networks_roll_candidates_out_where_there_are_any_and_are_wanted():
+    origin = np.zeros(2, np.float32)
+    asked = []
+    known = world()
+    # They know of a bonus, and that the policy goes left, and are asked about it from the second step on.
+    other = world(pays=lambda _observation, _action, reward: reward + 10.0)
+    known.distilled_step = other.step
+
+    def left(observation):
+        asked.append(len(observation))
+        return {"action": 0.0 * observation - 0.9, "action_std": 0.0}
+
+    known.distilled_policy = Function(left)
+    few = {"horizon": 3, "iterations": 1, "policy_fraction": 0.0}
+    plain = CemPlanner(known, settings(**few)).plan(origin)
+    assert not asked
+    small = CemPlanner(known, settings(model="distilled", **few)).plan(origin)
+    assert len(asked) == 2
+    assert small.value > plain.value
+    # The first action is the bundle's own policy's, whatever small networks think of it.
+    np.testing.assert_allclose(small.actions[1:], -0.9, atol=1e-6)
+    np.testing.assert_allclose(small.actions[0], GOAL, atol=0.2)
+    without = CemPlanner(world(), settings(model="distilled", **few)).plan(origin)
+    np.testing.assert_array_equal(without.actions, plain.actions)
 
 
 @pytest.mark.parametrize("draw", ["step", "trajectory"])

@@ -139,7 +139,7 @@ def test_leapp_graph_commands_the_same(bundle, tmp_path):
 def test_it_is_learned_through_the_steps(tmp_path):
     path = servo_robot.write(tmp_path, change=stepped)
     small = {
-        "env_steps": 120, "random_steps": 80, "threads": 1, "state_value_steps": 5,
+        "env_steps": 120, "random_steps": 80, "threads": 1, "planning": {"steps": 5},
         "model": {"members": 2, "hidden": [16], "first_fit_steps": 20, "fit_steps": 10, "batch_size": 16},
         "agent": {"hidden": [16], "batch_size": 8, "first_updates": 2, "critic_warmup": 1},
         "evaluation": {"every": 40, "episodes": 2},

@@ -15,14 +15,21 @@ from torch import Tensor, nn
 
 from maac_learning.config import ModelConfig, Norm, Spread
 from maac_learning.dynamics import DynamicsEnsemble
-from maac_learning.export import ActionScaling, PolicyGraph, StepGraph, ValueGraph
+from maac_learning.graphs import ActionScaling, PolicyGraph, StepGraph, ValueGraph
 from maac_learning.networks import ACTIVATIONS, Critics, Policy, StateValue
 from maac_ros.bundle import GOLDEN, Bundle
 from maac_ros.errors import BenchmarkError
 from maac_ros.golden import TOLERANCE
 from maac_ros.inference import Array
 
-_PREFIXES = {"policy": "policy.", "step": "model.", "value": "critics.", "state_value": ""}
+_PREFIXES = {
+    "policy": "policy.",
+    "step": "model.",
+    "value": "critics.",
+    "state_value": "",
+    "distilled_step": "model.",
+    "distilled_policy": "policy.",
+}
 """Of the names of a graph's network in its module."""
 
 
@@ -136,7 +143,8 @@ def _weights(bundle: Bundle, name: str) -> dict[str, Tensor]:
     """Tensors of the graph ``name`` by the names that they have in this project's modules."""
     graph = read_graph(bundle, name)
     weights = _constants(graph)
-    networks = {"step": bundle.manifest.members, "value": bundle.manifest.critics}
+    members = bundle.manifest.members
+    networks = {"step": members, "distilled_step": members, "value": bundle.manifest.critics}
     prefix = _PREFIXES[name]
     found = layers(graph)
     depth = len(found) // networks.get(name, 1)
@@ -158,7 +166,7 @@ def _candidates(bundle: Bundle, name: str, weights: Mapping[str, Tensor]) -> Ite
         return
     scaling = ActionScaling(task)
     for activation, norm in product(ACTIVATIONS, get_args(Norm)):
-        if name == "policy":
+        if name.endswith("policy"):
             for spread in get_args(Spread):
                 policy = Policy(observations, actions, hidden, activation, norm, spread)
                 yield PolicyGraph(policy, scaling)
@@ -193,14 +201,14 @@ def _norm_epsilon(graph: onnx.ModelProto) -> float:
     return max(found[0], 1e-5) if found else 1e-5
 
 
-def horizon_graph(bundle: Bundle) -> bytes:
-    """A graph of a whole rollout: the step graph as the body of an ONNX loop over the actions.
+def horizon_graph(bundle: Bundle, name: str = "step") -> bytes:
+    """A graph of a whole rollout: the step graph ``name`` as the body of an ONNX loop over the actions.
 
     ``start`` (E, B, O) and ``actions`` (H, E, B, A) to ``total`` (E, B), the discounted rewards up to the end of
     the episode, and the last ``following`` (E, B, O).
     """
     manifest = bundle.manifest
-    step = read_graph(bundle, "step")
+    step = read_graph(bundle, name)
     members, size = manifest.members, len(manifest.observation)
     rows: tuple[int | str, ...] = (members, "rows")
 

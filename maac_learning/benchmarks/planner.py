@@ -30,7 +30,7 @@ from maac_ros.bundle import GOLDEN, Bundle, load_bundle
 from maac_ros.errors import ConfigError
 from maac_ros.inference import Array, session_options
 from maac_ros.planner import CemPlanner
-from maac_ros.rollouts import WHOLE_ROWS, ModelRollouts, Share, state_value_of
+from maac_ros.rollouts import WHOLE_ROWS, ModelRollouts, PlanGraphs, Share
 from maac_ros.task import PlannerSettings
 from maac_ros.timing import Recorder, Summary
 
@@ -43,9 +43,9 @@ class PlannerArguments:
     """Time plans over a grid of candidates, horizons and iterations, beside other ways to compute the same.
 
     The budget is left out: every plan does all of its iterations. Plans start from the bundle's golden observations in
-    turn. Beside the planner stand the same planner over the same networks in PyTorch, and, with --peer mbrl,
-    mbrl-lib's CEM over an ensemble of the same size; and, for one model rollout of all candidates, one call a step
-    beside one graph for the whole horizon.
+    turn, through its small networks and through its own. Beside the planner stand the same planner over the same
+    networks in PyTorch, and, with --peer mbrl, mbrl-lib's CEM over an ensemble of the size of the bundle's own; and,
+    for one model rollout of all candidates, one call a step beside one graph for the whole horizon.
     """
 
     bundle: str = "half_cheetah"
@@ -56,6 +56,8 @@ class PlannerArguments:
     """Model steps before the terminal Q-function."""
     iterations: tuple[int, ...] = (3, 6)
     """CEM iterations of a plan."""
+    models: tuple[Literal["distilled", "ensemble"], ...] = ("distilled", "ensemble")
+    """What takes candidates from state to state; small networks only where the bundle has any."""
     plans: int = 300
     """Plans timed for each cell of the grid."""
     peer_plans: int = 30
@@ -102,6 +104,7 @@ class Cell:
     def row(self) -> dict[str, Any]:
         """A flat row for the table and the file."""
         return {
+            "model": self.settings.model,
             "candidates": self.settings.candidates,
             "horizon": self.settings.horizon,
             "iterations": self.settings.iterations,
@@ -132,15 +135,25 @@ def planner(arguments: Sequence[str]) -> int:
     bundle = load_bundle(chosen.bundle)
     grid = [
         schema.parse(
-            {"candidates": candidates, "horizon": horizon, "iterations": iterations},
+            {
+                "model": model,
+                "candidates": candidates,
+                "horizon": horizon,
+                "iterations": iterations,
+            },
             PlannerSettings,
             "grid",
             ConfigError,
         )
-        for candidates, horizon, iterations in product(
-            chosen.candidates, chosen.horizons, chosen.iterations
+        for model, candidates, horizon, iterations in product(
+            chosen.models, chosen.candidates, chosen.horizons, chosen.iterations
         )
+        if model == "ensemble" or bundle.distilled_step is not None
     ]
+    if not grid:
+        raise ConfigError(
+            f"--models: got {' '.join(chosen.models)}; '{chosen.bundle}' has no small networks, only its ensemble"
+        )
     peers = [_peer(chosen, bundle, settings, threads) for settings in grid]
     print(f"{bundle.task.name}, {threads} threads, {chosen.plans} plans a cell", flush=True)
     print(_HEADING, flush=True)
@@ -194,18 +207,22 @@ def measure(
 def plan_flops(bundle: Bundle, settings: PlannerSettings) -> int:
     """Floating-point operations of the matrix products of one plan with all its iterations."""
     rollouts = ModelRollouts(bundle, settings, np.random.default_rng(0))
+    graphs = PlanGraphs.of(bundle, settings)
     rows = rollouts.candidates * settings.particles
     # Policy and state value are asked about whole registers of rows.
     asked = -(-rows // WHOLE_ROWS) * WHOLE_ROWS
-    policy = asked * row_flops(read_graph(bundle, "policy"))
+
+    def row(name: str) -> int:
+        return row_flops(read_graph(bundle, name))
+
     # A row follows one member at a time.
-    step = rows * row_flops(read_graph(bundle, "step")) // bundle.manifest.members
-    if state_value_of(bundle, settings) is not None:
-        close = asked * row_flops(read_graph(bundle, "state_value"))
+    step = rows * row(graphs.step) // bundle.manifest.members
+    if graphs.state_value is not None:
+        close = asked * row(graphs.state_value)
     else:
-        close = policy + rows * row_flops(read_graph(bundle, "value"))
-    # The first iteration asks the policy at every step.
-    once = settings.horizon * policy
+        close = asked * row("policy") + rows * row("value")
+    # The first iteration asks the policy at every step, at the first one about a single state.
+    once = WHOLE_ROWS * row("policy") + (settings.horizon - 1) * asked * row(graphs.policy)
     return once + settings.iterations * (settings.horizon * step + close)
 
 
@@ -229,7 +246,9 @@ def _rollouts(
         -1, 1, (settings.horizon, rollouts.candidates, len(bundle.manifest.action))
     ).astype(np.float32)
     session = ort.InferenceSession(
-        horizon_graph(bundle), session_options(threads), providers=["CPUExecutionProvider"]
+        horizon_graph(bundle, PlanGraphs.of(bundle, settings).step),
+        session_options(threads),
+        providers=["CPUExecutionProvider"],
     )
     inputs = {
         "start": np.tile(observation, (members, rows, 1)),
@@ -289,14 +308,16 @@ def _peer(
 
 
 _HEADING = (
-    "  cand.  H  it.     p50     p99   p99.9     max ms  GFLOP/s  of A@B |  rollout: by step  one graph |"
+    "model        cand.  H  it.     p50     p99   p99.9     max ms  GFLOP/s  of A@B |  rollout: by step  one graph |"
     "  PyTorch          mbrl"
 )
 
 
 def _line(cell: Cell) -> str:
     plan, settings = cell.plan, cell.settings
-    text = f"{settings.candidates:>7}{settings.horizon:>3}{settings.iterations:>5}"
+    text = (
+        f"{settings.model:<11}{settings.candidates:>7}{settings.horizon:>3}{settings.iterations:>5}"
+    )
     text += f"{plan.p50_ms:>8.2f}{plan.p99_ms:>8.2f}{plan.p999_ms:>8.2f}{plan.max_ms:>8.2f}"
     text += f"{cell.gflops:>12.1f}{cell.gflops / cell.plain_gflops:>8.1%}"
     text += f" |{cell.rollout.p50_ms:>15.2f} ms{cell.whole.p50_ms:>8.2f} ms |"

@@ -16,8 +16,7 @@ import tyro
 from numpy.typing import NDArray
 
 from maac_learning import evidence
-from maac_learning.config import read_overrides
-from maac_ros import schema
+from maac_learning.config import planner_settings
 from maac_ros.bundle import load_bundle
 from maac_ros.errors import ConfigError
 from maac_ros.evaluation import evaluate
@@ -134,7 +133,10 @@ def planning(arguments: Sequence[str]) -> int:
     for name in ("episodes", "jobs"):
         if getattr(chosen, name) < 1:
             raise ConfigError(f"--{name}: got {getattr(chosen, name)}; expected at least 1")
-    settings = {name: _settings(name, chosen.planner) for name in chosen.bundles}
+    settings = {
+        name: planner_settings(load_bundle(name).task.planner, chosen.planner)
+        for name in chosen.bundles
+    }
     changes = (None, *MISMATCHES) if chosen.mismatch else (None,)
     print(_HEADING, flush=True)
     comparisons = []
@@ -198,12 +200,6 @@ def _play(
         load_bundle(name), 1, seed, use_mpc, settings, conditions, model_fallback=fallback
     )
     return episode.episode_return, controller.statistics.doubted / episode.steps
-
-
-def _settings(name: str, path: Path | None) -> PlannerSettings:
-    given = read_overrides(path, "planner settings")
-    planner = load_bundle(name).task.planner.model_dump()
-    return schema.parse({**planner, **given}, PlannerSettings, str(path), ConfigError)
 
 
 _HEADING = (

@@ -11,7 +11,7 @@ from maac_learning.benchmarks.bundle_networks import horizon_graph, in_torch
 from maac_learning.benchmarks.flops import FlopCount
 from maac_learning.benchmarks.planner import plan_flops
 from maac_learning.cli import main
-from maac_learning.config import AgentConfig, ModelConfig
+from maac_learning.config import AgentConfig, ModelConfig, PlanningConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import export_bundle
 from maac_ros.errors import BenchmarkError
@@ -29,7 +29,7 @@ def bundle(untrained_bundle):
 
 @pytest.fixture(scope="module")
 def soft(tmp_path_factory):
-    """Networks normalised softly after their activation, and a state value."""
+    """Networks normalised softly after their activation, and small ones for planning."""
     task = load_task("hopper")
     torch.manual_seed(0)
     agent = AgentConfig(hidden=(16, 16), policy_norm="none", critic_norm="after")
@@ -48,15 +48,18 @@ def soft(tmp_path_factory):
         env_steps=0,
         evaluation_return=None,
         training_seconds=0.0,
-        state_value_steps=3,
+        planning=PlanningConfig(hidden=(8, 8), steps=3),
     )
 
 
-@pytest.mark.parametrize("networks", ["bundle", "soft"])
-def test_plans_in_pytorch_are_the_same(request, networks):
+@pytest.mark.parametrize(
+    ("networks", "model"), [("bundle", "ensemble"), ("soft", "ensemble"), ("soft", "distilled")]
+)
+def test_plans_in_pytorch_are_the_same(request, networks, model):
     made = request.getfixturevalue(networks)
+    settings = SETTINGS.model_copy(update={"model": model})
     observation = np.full(11, 0.1, np.float32)
-    ours, theirs = (CemPlanner(b, SETTINGS).plan(observation) for b in (made, in_torch(made)))
+    ours, theirs = (CemPlanner(b, settings).plan(observation) for b in (made, in_torch(made)))
     np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5)
     assert ours.value == pytest.approx(theirs.value, abs=1e-5)
 
@@ -91,9 +94,10 @@ def test_one_graph_for_the_horizon_chains_the_steps(bundle):
     np.testing.assert_allclose(following, states, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["distilled", "ensemble"])
 @pytest.mark.parametrize("terminal_value", ["state_value", "mean"])
-def test_operations_are_those_that_pytorch_dispatches(soft, terminal_value):
-    settings = SETTINGS.model_copy(update={"terminal_value": terminal_value})
+def test_operations_are_those_that_pytorch_dispatches(soft, terminal_value, model):
+    settings = SETTINGS.model_copy(update={"terminal_value": terminal_value, "model": model})
     # Dispatch is not seen in inference mode.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "inference_mode", torch.no_grad)
@@ -103,14 +107,16 @@ def test_operations_are_those_that_pytorch_dispatches(soft, terminal_value):
     assert plan_flops(soft, settings) == count.total
 
 
-def test_command_prints_a_table_and_writes_evidence(bundle, tmp_path, capsys):
+def test_command_prints_a_table_and_writes_evidence(soft, tmp_path, capsys):
     result = tmp_path / "planner.json"
-    options = ["--bundle", str(bundle.path), "--candidates", "9", "12", "--horizons", "2"]
+    options = ["--bundle", str(soft.path), "--candidates", "9", "12", "--horizons", "2"]
     options += ["--iterations", "2", "--plans", "5", "--peer-plans", "2", "--threads", "1"]
     assert main(["bench", "planner", *options, "--json", str(result)]) == 0
     assert "p99.9" in capsys.readouterr().out
     found = evidence.read(result)
-    assert [row["candidates"] for row in found.rows] == [9, 12]
+    assert [(row["model"], row["candidates"]) for row in found.rows] == [
+        (model, count) for model in ("distilled", "ensemble") for count in (9, 12)
+    ]
     for row in found.rows:
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
         assert row["one_graph_p50_ms"] > 0
@@ -123,6 +129,7 @@ def test_command_prints_a_table_and_writes_evidence(bundle, tmp_path, capsys):
     [
         (("--plans", "0"), "--plans: got 0; expected at least 1"),
         (("--candidates", "2"), "grid: candidates: "),
+        (("--models", "distilled"), "has no small networks, only its ensemble"),
     ],
 )
 def test_options_out_of_range_are_refused(bundle, capsys, option, message):

@@ -6,8 +6,8 @@ import torch
 
 from maac_learning.config import ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble, RewardRule, Shuffle, TerminationRule
-from maac_learning.export import ActionScaling
 from maac_learning.fitting import _picks, _row_weights, _split, fit
+from maac_learning.graphs import ActionScaling
 from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
 

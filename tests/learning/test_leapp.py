@@ -103,6 +103,7 @@ def test_offset_and_scale_are_part_of_the_graph(tmp_path):
         (["hopper", "--leapp", "{here}"], "exists already"),
         (["nothing", "--output", "{here}/new"], "'nothing' is not a folder"),
         (["nothing", "--leapp", "{here}/new"], "'nothing' is not a folder"),
+        (["hopper", "--leapp", "{here}/new", "--planner", "p.yaml"], "expected it only with --output"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_told(tmp_path, capsys, options, said):

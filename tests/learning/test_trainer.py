@@ -26,7 +26,7 @@ SHORT = {
     "random_steps": 200,
     "threads": 1,
     "checkpoint_every": 300,
-    "state_value_steps": 50,
+    "planning": {"steps": 50},
     "model": {"first_fit_steps": 100, "fit_steps": 50, "fit_every": 100},
     "agent": {"critic_warmup": 5},
     "evaluation": {"every": 100, "episodes": 2},

@@ -199,7 +199,7 @@ description: As little learning as possible.
 settings:
   random_steps: 60
   threads: 1
-  state_value_steps: 5
+  planning: {steps: 5}
   model: {members: 2, hidden: [8], first_fit_steps: 5, fit_steps: 2, batch_size: 16, validate_every: 5}
   rollout: {length: 2, batch: 20}
   agent: {hidden: [8], batch_size: 16, critic_warmup: 1, horizon: 1, first_updates: 0}
