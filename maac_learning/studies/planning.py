@@ -56,8 +56,8 @@ class PlanningArguments:
     """Also with masses, and with frictions, of 0.8 and 1.2 times those that were learned from."""
     fallback: bool = False
     """Let the policy take over where the model does not describe the robot, as the nodes do."""
-    planner: Path | None = None
-    """YAML file with settings of the planner, on top of each task's; see PlannerSettings."""
+    planner: tuple[Path, ...] = ()
+    """YAML files with settings of the planner, on top of each bundle's, to try in turn; see PlannerSettings."""
     jobs: int = 2
     """Episodes played side by side."""
     json: Path | None = None
@@ -70,6 +70,7 @@ class Comparison:
 
     Attributes:
         bundle: its name or path.
+        planner: name of the settings that it planned with; None for its own.
         task: its task.
         env_steps: that it was trained for.
         change: of the robot; None for the one that was learned from.
@@ -78,6 +79,7 @@ class Comparison:
     """
 
     bundle: str
+    planner: str | None
     task: str
     env_steps: int
     change: tuple[str, float] | None
@@ -110,6 +112,7 @@ class Comparison:
         without, planned = TABLE_1.get(self.task, (None, None))
         return {
             "bundle": self.bundle,
+            "planner": self.planner or "its own",
             "env_steps": self.env_steps,
             "robot": "as learned"
             if self.change is None
@@ -134,15 +137,16 @@ def planning(arguments: Sequence[str]) -> int:
         if getattr(chosen, name) < 1:
             raise ConfigError(f"--{name}: got {getattr(chosen, name)}; expected at least 1")
     settings = {
-        name: planner_settings(load_bundle(name).task.planner, chosen.planner)
+        (name, file and file.stem): planner_settings(load_bundle(name).task.planner, file)
         for name in chosen.bundles
+        for file in chosen.planner or (None,)
     }
     changes = (None, *MISMATCHES) if chosen.mismatch else (None,)
     print(_HEADING, flush=True)
     comparisons = []
-    for name in chosen.bundles:
+    for (name, planner), each in settings.items():
         for change in changes:
-            comparisons.append(compare(name, settings[name], change, chosen))
+            comparisons.append(compare(name, planner, each, change, chosen))
             print(_line(comparisons[-1]), flush=True)
     if chosen.json is not None:
         evidence.write(
@@ -152,7 +156,10 @@ def planning(arguments: Sequence[str]) -> int:
             [comparison.row() for comparison in comparisons],
             episodes=chosen.episodes,
             seed=chosen.seed,
-            planner={name: each.model_dump() for name, each in settings.items()},
+            planner=[
+                {"bundle": name, "planner": planner or "its own", **each.model_dump()}
+                for (name, planner), each in settings.items()
+            ],
             returns=[{"policy": c.policy.tolist(), "mpc": c.planned.tolist()} for c in comparisons],
         )
     return 0
@@ -160,11 +167,12 @@ def planning(arguments: Sequence[str]) -> int:
 
 def compare(
     name: str,
+    planner: str | None,
     settings: PlannerSettings,
     change: tuple[str, float] | None,
     chosen: PlanningArguments,
 ) -> Comparison:
-    """Play the episodes of one bundle on one robot, both ways."""
+    """Play the episodes of one bundle on one robot, with the policy and with the settings named ``planner``."""
     manifest = load_bundle(name).manifest
     # Fresh processes: threads of ONNX Runtime do not survive a fork.
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
@@ -176,6 +184,7 @@ def compare(
         ]
     return Comparison(
         name,
+        planner,
         manifest.task.name,
         manifest.provenance.env_steps,
         change,
@@ -203,14 +212,15 @@ def _play(
 
 
 _HEADING = (
-    f"{'bundle':<24}{'robot':<16}{'policy':>10}{'with MPC':>10}{'gain':>9}   95 % interval"
+    f"{'bundle':<24}{'planner':<16}{'robot':<16}{'policy':>10}{'with MPC':>10}{'gain':>9}   95 % interval"
     f"{'':<8}{'':<15}{'doubted':>8}  paper"
 )
 
 
 def _line(comparison: Comparison) -> str:
     row = comparison.row()
-    text = f"{row['bundle'][-23:]:<24}{row['robot']:<16}{row['policy_return']:>10.1f}"
+    text = f"{row['bundle'][-23:]:<24}{row['planner'][:15]:<16}{row['robot']:<16}"
+    text += f"{row['policy_return']:>10.1f}"
     text += f"{row['mpc_return']:>10.1f}{row['gain']:>9.1f}"
     text += f"   {row['gain_low']:>8.1f} to {row['gain_high']:>8.1f}  {row['verdict']:<15}"
     text += f"{row['doubted_share']:>8.1%}  "

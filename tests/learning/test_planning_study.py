@@ -14,7 +14,7 @@ from maac_ros.task import load_task
 def comparison(gain):
     policy = np.linspace(0.0, 500.0, len(gain))
     nothing = np.zeros(len(gain))
-    return Comparison("b", "hopper", 1, None, policy, policy + gain, nothing, nothing)
+    return Comparison("b", None, "hopper", 1, None, policy, policy + gain, nothing, nothing)
 
 
 def test_verdict_follows_the_pairs_and_not_the_spread_of_returns():
@@ -49,24 +49,23 @@ def test_a_heavier_robot_moves_less():
 
 def test_command_compares_in_pairs_and_writes_evidence(tmp_path, capsys, untrained_bundle):
     bundle = untrained_bundle("inverted_pendulum")
-    planner = tmp_path / "planner.yaml"
-    planner.write_text("{candidates: 9, horizon: 2, iterations: 1}")
+    planners = [tmp_path / "few.yaml", tmp_path / "more.yaml"]
+    for planner, count in zip(planners, (9, 12), strict=True):
+        planner.write_text(f"{{candidates: {count}, horizon: 2, iterations: 1}}")
     result = tmp_path / "planning.json"
-    options = ["--bundles", str(bundle.path), "--episodes", "3", "--planner", str(planner)]
+    options = ["--bundles", str(bundle.path), "--episodes", "3", "--planner", *map(str, planners)]
     options += ["--mismatch", "--jobs", "1", "--json", str(result)]
     assert main(["study", "planning", *options]) == 0
     assert "with MPC" in capsys.readouterr().out
     found = evidence.read(result)
-    assert [row["robot"] for row in found.rows] == [
-        "as learned",
-        "mass x 0.8",
-        "mass x 1.2",
-        "friction x 0.8",
-        "friction x 1.2",
+    robots = ["as learned", "mass x 0.8", "mass x 1.2", "friction x 0.8", "friction x 1.2"]
+    assert [(row["planner"], row["robot"]) for row in found.rows] == [
+        (planner, robot) for planner in ("few", "more") for robot in robots
     ]
     alone = [e.episode_return for e, _ in evaluate(bundle, 3, seed=1000, use_mpc=False)]
     assert found.details["returns"][0]["policy"] == alone
-    assert found.details["planner"][str(bundle.path)]["candidates"] == 9
+    tried = found.details["planner"]
+    assert [(each["planner"], each["candidates"]) for each in tried] == [("few", 9), ("more", 12)]
 
 
 @pytest.mark.parametrize(
