@@ -36,7 +36,7 @@ def export_renewed(
     Args:
         bundle: a verified bundle.
         path: folder to create or replace.
-        planner: of the new bundle; by default its own, with V(s) in place of the critics' mean.
+        planner: of the new bundle; by default its own.
         config: as in training; by default that of training.
         seed: of the episodes played, and of learning.
 
@@ -54,14 +54,11 @@ def export_renewed(
     learned, told = learn_planning_networks(
         own, task, observations, config or PlanningConfig(), seed
     )
-    if planner is None:
-        known = {"terminal_value": "state_value"} if task.planner.terminal_value == "mean" else {}
-        planner = task.planner.model_copy(update=known)
     fields: dict[str, Any] = {
         **dict(manifest),
         "distilled": None,
         **told,
-        "task": task.model_copy(update={"planner": planner}),
+        "task": task.model_copy(update={"planner": planner or task.planner}),
     }
     signatures = bundle_signatures(
         len(manifest.observation),

@@ -79,9 +79,9 @@ class PlannerSettings(schema.Description):
     model: Literal["ensemble", "distilled"] = "ensemble"
     """What takes candidates from state to state: the members of the ensemble and the policy, or small networks that
     have learned what these do, several times as fast and less exact (where a bundle has none, as with ``ensemble``)."""
-    terminal_value: Literal["state_value", "mean", "minimum"] = "state_value"
-    """What closes the horizon: the network that has learned the critics' mean at the policy's action, which is much the
-    fastest (where a bundle has none, as with ``mean``, that mean itself), or the least of the critics."""
+    terminal_value: Literal["mean", "minimum", "state_value"] = "mean"
+    """What closes the horizon: mean or least of the critics at the policy's action, or the network that has learned
+    their mean, much faster and less exact (where a bundle has none, as with ``mean``)."""
     weighting: Literal["elites", "mppi"] = "elites"
     """Elites count alike, or by the exponential of their returns."""
     temperature: float = Field(default=0.5, gt=0)

@@ -137,7 +137,9 @@ def planning(arguments: Sequence[str]) -> int:
         if getattr(chosen, name) < 1:
             raise ConfigError(f"--{name}: got {getattr(chosen, name)}; expected at least 1")
     settings = {
-        (name, file and file.stem): planner_settings(load_bundle(name).task.planner, file)
+        (name, None if file is None else file.stem): planner_settings(
+            load_bundle(name).task.planner, file
+        )
         for name in chosen.bundles
         for file in chosen.planner or (None,)
     }

@@ -143,7 +143,7 @@ def test_a_bundle_is_given_them(tmp_path, monkeypatch, capsys):
     agent, model, observations = made(task)
     old = export_bundle(
         tmp_path / "old",
-        task.model_copy(update={"planner": PlannerSettings(terminal_value="mean")}),
+        task.model_copy(update={"planner": PlannerSettings(terminal_value="state_value")}),
         agent,
         model,
         observations,
@@ -162,7 +162,7 @@ def test_a_bundle_is_given_them(tmp_path, monkeypatch, capsys):
     assert new.distilled_step is not None
     assert new.distilled_policy is not None
     assert new.manifest.provenance == old.manifest.provenance
-    assert new.task.planner.terminal_value == "state_value"
+    assert new.task == old.task
     for name in ("policy", "model", "step", "value"):
         assert new.manifest.sha256[f"{name}.onnx"] == old.manifest.sha256[f"{name}.onnx"]
     # And once more, from one that has them.
