@@ -42,10 +42,11 @@ _WARM_UPS = 5
 class PlannerArguments:
     """Time plans over a grid of candidates, horizons and iterations, beside other ways to compute the same.
 
-    The budget is left out: every plan does all of its iterations. Plans start from the bundle's golden observations in
-    turn, through its small networks and through its own. Beside the planner stand the same planner over the same
-    networks in PyTorch, and, with --peer mbrl, mbrl-lib's CEM over an ensemble of the size of the bundle's own; and,
-    for one model rollout of all candidates, one call a step beside one graph for the whole horizon.
+    The budget is left out: every plan does all of its iterations, closed by V(s) where the bundle has it. Plans start
+    from the bundle's golden observations in turn, through its small networks and through its own. Beside the planner
+    stand the same planner over the same networks in PyTorch, and, with --peer mbrl, mbrl-lib's CEM over an ensemble of
+    the size of the bundle's own; and, for one model rollout of all candidates, one call a step beside one graph for the
+    whole horizon.
     """
 
     bundle: str = "half_cheetah"
@@ -140,6 +141,7 @@ def planner(arguments: Sequence[str]) -> int:
                 "candidates": candidates,
                 "horizon": horizon,
                 "iterations": iterations,
+                "terminal_value": "state_value",
             },
             PlannerSettings,
             "grid",
