@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maac_learning.candidates import Candidates, draw_candidates
 from maac_learning.config import ModelConfig, PlanningConfig
+from maac_learning.descent import descend
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.graphs import ActionScaling, PolicyGraph, StepGraph, ValueGraph
 from maac_learning.networks import Policy
@@ -113,7 +114,7 @@ def _learn_step(
         error = model.normalized(inputs[member, picks])[0] - wanted[member, picks]
         return members * error.square().mean()
 
-    _descend(model.networks(), loss, steps)
+    descend(model.networks(), loss, _LEARNING_RATE, steps)
     return StepGraph(model, scaling)
 
 
@@ -135,18 +136,8 @@ def _learn_policy(task: Task, data: Candidates, hidden: tuple[int, ...], steps: 
         errors = torch.stack((action - actions[picks], std - stds[picks])) / unit
         return errors.square().mean()
 
-    _descend(list(network.parameters()), loss, steps)
+    descend(network.parameters(), loss, _LEARNING_RATE, steps)
     return graph
-
-
-def _descend(parameters: list[nn.Parameter], loss: Any, steps: int) -> None:
-    optimizer = torch.optim.Adam(parameters, fused=True)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * (1.0 - step / steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
 
 
 def _outcomes(data: Candidates) -> Tensor:

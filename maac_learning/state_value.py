@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from maac_learning.candidates import Candidates
+from maac_learning.descent import descend
 from maac_learning.networks import StateValue
 from maac_ros.bundle import StateValueError
 
@@ -47,17 +48,14 @@ def _fit(network: StateValue, data: Candidates, steps: int) -> None:
     network.scale.copy_(data.values.std().clamp(min=_LEAST_VARIANCE**0.5))
     goals = (data.values - network.center) / network.scale
     weight = _AMONG_WEIGHT / _among(goals).square().mean().clamp(min=_LEAST_VARIANCE)
-    optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * (1.0 - step / steps)
+
+    def loss() -> Tensor:
         picks = torch.randint(len(goals), (_GROUPS,))
         wanted = goals[picks]
         error = network.scaled(data.reached[picks].flatten(0, 1)).view_as(wanted) - wanted
-        loss = error.square().mean() + weight * _among(error).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        return error.square().mean() + weight * _among(error).square().mean()
+
+    descend(network.parameters(), loss, _LEARNING_RATE, steps)
 
 
 @torch.no_grad()
