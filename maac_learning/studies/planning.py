@@ -136,19 +136,38 @@ def planning(arguments: Sequence[str]) -> int:
     for name in ("episodes", "jobs"):
         if getattr(chosen, name) < 1:
             raise ConfigError(f"--{name}: got {getattr(chosen, name)}; expected at least 1")
-    settings = {
-        (name, None if file is None else file.stem): planner_settings(
-            load_bundle(name).task.planner, file
+    trials = [
+        (
+            name,
+            None if file is None else file.stem,
+            planner_settings(load_bundle(name).task.planner, file),
         )
         for name in chosen.bundles
         for file in chosen.planner or (None,)
-    }
+    ]
     changes = (None, *MISMATCHES) if chosen.mismatch else (None,)
     print(_HEADING, flush=True)
     comparisons = []
-    for (name, planner), each in settings.items():
+    alone: dict[tuple[str, tuple[str, float] | None], NDArray[np.float64]] = {}
+    for name, planner, settings in trials:
+        manifest = load_bundle(name).manifest
         for change in changes:
-            comparisons.append(compare(name, planner, each, change, chosen))
+            if (name, change) not in alone:
+                alone[name, change] = play(name, settings, change, chosen, use_mpc=False)
+            planned = play(name, settings, change, chosen, use_mpc=True)
+            comparisons.append(
+                Comparison(
+                    name,
+                    planner,
+                    manifest.task.name,
+                    manifest.provenance.env_steps,
+                    change,
+                    alone[name, change][:, 0],
+                    planned[:, 0],
+                    alone[name, change][:, 1],
+                    planned[:, 1],
+                )
+            )
             print(_line(comparisons[-1]), flush=True)
     if chosen.json is not None:
         evidence.write(
@@ -159,42 +178,27 @@ def planning(arguments: Sequence[str]) -> int:
             episodes=chosen.episodes,
             seed=chosen.seed,
             planner=[
-                {"bundle": name, "planner": planner or "its own", **each.model_dump()}
-                for (name, planner), each in settings.items()
+                {"bundle": name, "planner": planner or "its own", **settings.model_dump()}
+                for name, planner, settings in trials
             ],
             returns=[{"policy": c.policy.tolist(), "mpc": c.planned.tolist()} for c in comparisons],
         )
     return 0
 
 
-def compare(
+def play(
     name: str,
-    planner: str | None,
     settings: PlannerSettings,
     change: tuple[str, float] | None,
     chosen: PlanningArguments,
-) -> Comparison:
-    """Play the episodes of one bundle on one robot, with the policy and with the settings named ``planner``."""
-    manifest = load_bundle(name).manifest
+    use_mpc: bool,
+) -> NDArray[np.float64]:
+    """Play the episodes of one bundle on one robot: (N, 2), each one's return and share of ticks in doubt."""
     # Fresh processes: threads of ONNX Runtime do not survive a fork.
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
-        robot = name, settings, change, chosen.fallback
+        episode = partial(_play, name, settings, change, chosen.fallback, use_mpc)
         seeds = range(chosen.seed, chosen.seed + chosen.episodes)
-        outcomes = [
-            np.array(list(pool.map(partial(_play, *robot, use_mpc), seeds)))
-            for use_mpc in (False, True)
-        ]
-    return Comparison(
-        name,
-        planner,
-        manifest.task.name,
-        manifest.provenance.env_steps,
-        change,
-        outcomes[0][:, 0],
-        outcomes[1][:, 0],
-        outcomes[0][:, 1],
-        outcomes[1][:, 1],
-    )
+        return np.array(list(pool.map(episode, seeds)))
 
 
 def _play(
