@@ -57,6 +57,11 @@ class ModelConfig(schema.Description):
     own, drawn once from the exponential distribution (Rubin, 1981)."""
     mirror: bool = True
     """Learn from the mirror image of the data too, where the task's robot has one (``robot.mirror``)."""
+    turn: bool = True
+    """Learn from the data turned by a leg or more too, where the task's robot is the same then (``robot.turn``)."""
+    heading: bool = True
+    """Learn in the frame of the robot's heading, where it moves the same in any (``robot.base.any_heading``); not with
+    a learned reward, which is one of the world."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Step size of AdamW at the beginning of the first fit."""
     refit_learning_rate: float = Field(default=1e-3, gt=0)

@@ -102,7 +102,7 @@ def _learn_step(
     model = DynamicsEnsemble(task, observations, data.actions.shape[-1], config)
     scaling = ActionScaling(task)
     inputs = torch.cat((data.states, scaling.to_action(data.actions, data.states)), dim=-1)
-    targets = model.learned(_outcomes(data))
+    inputs, targets = model.framed(inputs, model.learned(_outcomes(data)))
     model.input.fit(inputs.flatten(0, 1))
     model.target.fit(targets.flatten(0, 1))
     wanted = model.target.normalize(targets)

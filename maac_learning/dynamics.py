@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from maac_learning.config import ModelConfig
-from maac_learning.mirror import MirrorImage
 from maac_learning.networks import EnsembleMLP, Normalizer
+from maac_learning.symmetry import Facing, heading_frame_of, images_of
 from maac_ros.memory import Memory
 from maac_ros.task import Task
 from maac_ros.terms import GOAL_SOURCES, Transition
@@ -101,7 +101,8 @@ class DynamicsEnsemble(nn.Module):
     ``residual`` they minimise the squared error, and the variance is that of the held-out residuals.
 
     What the observation recalls, such as the last command, is not learned: it follows. Neither is what the robot is
-    asked for: nothing tells when that changes, and it stays.
+    asked for: nothing tells when that changes, and it stays. Nor is where the robot faces, where that makes no
+    difference: inputs and targets are normalised in the frame of its heading then.
 
     Dropout is for :func:`maac_learning.fitting.fit`: everywhere else the model is in evaluation mode.
     """
@@ -141,7 +142,8 @@ class DynamicsEnsemble(nn.Module):
             self.register_buffer(f"_{name}", torch.from_numpy(values), persistent=False)
         self.register_buffer("_learned", torch.from_numpy(learned), persistent=False)
         self.reward = RewardRule(task) if config.reward == "analytic" else None
-        self.mirror = MirrorImage(task) if config.mirror and task.robot.mirror else None
+        self.images = images_of(task, config)
+        self.heading = heading_frame_of(task, config)
         self.noise = config.noise
         self.drops_out = config.dropout > 0.0
         state_dependent = config.noise == "state_dependent"
@@ -181,10 +183,17 @@ class DynamicsEnsemble(nn.Module):
         """Parameters whose first axis is the member."""
         return {n: p for n, p in self.named_parameters() if p.dim() == 3}
 
-    def normalized(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (E, B, O + 1) of the normalised target for raw inputs (E, B, O + A).
+    def framed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw inputs (..., O + A) and targets (..., O + 1) in the frame in which they are learned."""
+        if self.heading is None:
+            return inputs, targets
+        facing = self.heading.facing(inputs)
+        return self.heading.into(inputs, facing), self.heading.into(targets, facing)
 
-        A constant variance comes as (E, 1, O + 1).
+    def normalized(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (E, B, O + 1) of the normalised target for inputs (E, B, O + A).
+
+        Both are in the frame of :meth:`framed`. A constant variance comes as (E, 1, O + 1).
         """
         out = self._mlp(self.input.normalize(inputs))
         if self.noise == "residual":
@@ -195,6 +204,24 @@ class DynamicsEnsemble(nn.Module):
         log_var = self.max_log_var - nn.functional.softplus(self.max_log_var - log_var)
         log_var = self.min_log_var + nn.functional.softplus(log_var - self.min_log_var)
         return mean, log_var.exp()
+
+    def _foreseen(self, inputs: Tensor) -> tuple[Tensor, Tensor, Facing | None]:
+        """Mean change and its spread (E, B, O + 1) for raw inputs (E, B, O + A), and the frame that those are in."""
+        facing = None
+        if self.heading is not None:
+            facing = self.heading.facing(inputs)
+            inputs = self.heading.into(inputs, facing)
+        mean, variance = self.normalized(inputs)
+        return self.target.denormalize(mean), self.target.std * variance.sqrt(), facing
+
+    def outcome(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std (E, B, O + 1) of the change of observation, and of the reward, for raw inputs (E, B, O + A)."""
+        change, std, facing = self._foreseen(inputs)
+        std = std.expand_as(change)
+        if self.heading is None or facing is None:
+            return change, std
+        variance = self.heading.variance_out_of(std.square(), facing)
+        return self.heading.out_of(change, facing), variance.sqrt()
 
     @property
     def not_learned(self) -> Tensor:
@@ -223,9 +250,7 @@ class DynamicsEnsemble(nn.Module):
         inputs = torch.cat((observation, action), dim=-1)
         if inputs.dim() == 2:
             inputs = inputs.expand(self.members, *inputs.shape)
-        mean, variance = self.normalized(inputs)
-        change = self.target.denormalize(mean)
-        std = (self.target.std * variance.sqrt()).expand_as(change)
+        change, std = self.outcome(inputs)
         size = self.observations
         following = self._recalling(inputs[..., :size] + change[..., :size], inputs)
         reward, reward_std = change[..., size], std[..., size]
@@ -257,12 +282,14 @@ class DynamicsEnsemble(nn.Module):
         inputs = torch.cat((observation, action), dim=-1)
         if shuffle is not None:
             inputs = inputs.index_select(0, shuffle.deal)
-        mean, variance = self.normalized(inputs.view(self.members, rows // self.members, -1))
-        spread = (self.target.std * variance.sqrt())[..., :size]
-        change = self.target.denormalize(mean)
+        dealt = inputs.view(self.members, rows // self.members, -1)
+        change, spread, facing = self._foreseen(dealt)
         # The reward's own noise averages out in any return; its mean is all that is needed.
-        jitter = nn.functional.pad(spread * noise.view(*mean.shape[:2], size), (0, 1))
-        sample = (change + jitter).view(rows, size + 1)
+        noise = spread[..., :size] * noise.view(*change.shape[:2], size)
+        sample = change + nn.functional.pad(noise, (0, 1))
+        if self.heading is not None and facing is not None:
+            sample = self.heading.out_of(sample, facing)
+        sample = sample.view(rows, size + 1)
         if shuffle is not None:
             sample = sample.index_select(0, shuffle.back)
         following = observation + sample[:, :size]

@@ -54,19 +54,17 @@ def fit(
     rate = config.learning_rate if learning_rate is None else learning_rate
     train, validate = _split(len(inputs), config, generator, inputs.device)
     targets = model.learned(targets)
-    seen_inputs, seen_targets = inputs, targets
-    if model.mirror is not None:
-        images = model.mirror(inputs, targets)
-        seen_inputs, seen_targets = torch.cat((inputs, images[0])), torch.cat((targets, images[1]))
-    model.input.fit(seen_inputs)
-    model.target.fit(seen_targets)
+    seen = (inputs, targets) if model.images is None else model.images.all(inputs, targets)
+    for normalizer, vectors in zip((model.input, model.target), model.framed(*seen), strict=True):
+        normalizer.fit(vectors)
     rows_of = train.expand(model.members, -1)
     weights = _row_weights(len(inputs), config, inputs.device)
     if config.bootstrap == "resampled":
         resampled = torch.randint(len(train), rows_of.shape, generator=generator)
         rows_of = train[resampled.to(train.device)]
-    validation_inputs = inputs[validate].expand(model.members, -1, -1)
-    validation_targets = model.target.normalize(targets[validate])
+    validation_inputs, validation_targets = model.framed(inputs[validate], targets[validate])
+    validation_inputs = validation_inputs.expand(model.members, -1, -1)
+    validation_targets = model.target.normalize(validation_targets)
     networks = model.networks()
     others = [p for p in model.parameters() if all(p is not each for each in networks)]
     optimizer = torch.optim.AdamW(
@@ -89,7 +87,10 @@ def fit(
         with _dropping_out(model, generator):
             for pick in picks:
                 rows = rows_of[member_axis, pick]
-                given, wanted = _half_mirrored(model, inputs[rows], targets[rows])
+                given, wanted = inputs[rows], targets[rows]
+                if model.images is not None:
+                    given, wanted = model.images(given, wanted)
+                given, wanted = model.framed(given, wanted)
                 wanted = model.target.normalize(wanted)
                 weight = None if weights is None else weights[rows, member_axis]
                 loss = _training_loss(model, given, wanted, config.variance_power, weight)
@@ -142,20 +143,6 @@ def fit_in_turn(
     return fit(model, inputs, targets, config, steps, generator, rate)
 
 
-def _half_mirrored(
-    model: DynamicsEnsemble, inputs: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A batch (E, B, ...) of random rows with half of them as they are in the mirror, where there is one."""
-    if model.mirror is None:
-        return inputs, targets
-    half = inputs.shape[1] // 2
-    images = model.mirror(inputs[:, half:], targets[:, half:])
-    return (
-        torch.cat((inputs[:, :half], images[0]), dim=1),
-        torch.cat((targets[:, :half], images[1]), dim=1),
-    )
-
-
 def held_out_rows(count: int, config: ModelConfig) -> Tensor:
     """Rows of ``count`` transitions, in the order in which they came, that no fit learns from."""
     return torch.arange(0, count, max(2, round(1.0 / config.validation_fraction)))
@@ -196,7 +183,7 @@ def _picks(
     if config.recent_fraction == 0.0:
         return torch.randint(among, size, generator=generator)
     newest = min(among, max(1, round(config.recent_steps * among / count)))
-    # Spread evenly: half of a batch may be mirrored.
+    # Spread evenly: each part of a batch may become another image.
     steps = torch.arange(size[-1] + 1) * config.recent_fraction
     recent = steps[1:].floor() > steps[:-1].floor()
     old = torch.randint(among, size, generator=generator)

@@ -25,11 +25,11 @@ from maac_learning.export import export_bundle
 from maac_learning.files import write_text
 from maac_learning.fitting import fit_in_turn
 from maac_learning.graphs import ActionScaling
-from maac_learning.mirror import check_mirror
 from maac_learning.phases import PhaseClock, timed
 from maac_learning.progress import Pace, Progress, updates_left
 from maac_learning.replay import TransitionBuffer, Transitions, joined
 from maac_learning.runlog import Row, RunLog, rows_from_tensors, rows_to_tensors
+from maac_learning.symmetry import check_symmetry
 from maac_ros import schema
 from maac_ros.bundle import Bundle
 from maac_ros.command_range import CommandRange
@@ -78,8 +78,8 @@ class Trainer:
         if not resume:
             preflight.prepare_run_dir(run_dir, CONFIG_FILE)
             preflight.check_sizes(config, run_dir, observations, actions, self.device)
-            if config.model.mirror and config.uses_model:
-                check_mirror(self.task)
+            if config.uses_model:
+                check_symmetry(self.task, config.model)
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._agent = Agent(observations, actions, config.agent, self.device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from pydantic import Field, model_validator
 from maac_ros import schema
 from maac_ros.action_terms import ActionEntry, ActionTerm, PositionStep
 from maac_ros.errors import TaskError
+from maac_ros.images import check_images
 from maac_ros.observation_terms import (
     BaseTerm,
     Goal,
@@ -30,7 +30,7 @@ from maac_ros.observation_terms import (
 )
 from maac_ros.resources import named_file
 from maac_ros.reward_terms import DistanceTerm, Reward
-from maac_ros.robot import Mirror, Robot
+from maac_ros.robot import Robot
 from maac_ros.terms import DerivedTerm, ObservationEntry, Source
 from maac_ros.world_terms import BaseReset, Simulation
 
@@ -183,7 +183,8 @@ class Task(schema.Description):
                 raise ValueError(
                     f"{place}.entry: unknown observation entry '{entry}'; expected one of: {', '.join(entries)}"
                 )
-        told_by = {entry.name: (entry.offset, entry.scale) for entry in self.observation_entries()}
+        observed = {entry.name: entry for entry in self.observation_entries()}
+        told_by = {name: (entry.offset, entry.scale) for name, entry in observed.items()}
         for position, part in enumerate(self.reward.analytic):
             compared = part.compared() if isinstance(part, DistanceTerm) else ()
             for name in compared:
@@ -192,60 +193,13 @@ class Task(schema.Description):
                         f"reward.analytic.{position}.target: '{name}' and '{compared[-1]}' are observed with another "
                         "offset or scale, and cannot be compared"
                     )
-        if self.robot.mirror is not None:
-            self._check_mirror(self.robot.mirror)
+        check_images(
+            self.robot,
+            self.sensors,
+            observed,
+            {entry.name: entry for entry in self.action_entries()},
+        )
         return self
-
-    def _check_mirror(self, mirror: Mirror) -> None:
-        """What is observed and driven must be found in the mirror too."""
-        known = (*self.robot.joints, *self.sensors)
-        for field, joints in (
-            ("swap", [j for pair in mirror.swap for j in pair]),
-            ("flip", mirror.flip),
-        ):
-            for joint in joints:
-                if joint not in known:
-                    raise ValueError(
-                        f"robot.mirror.{field}: unknown joint '{joint}'; expected one of: {', '.join(known)}"
-                    )
-        driven = {entry.name: entry for entry in self.action_entries()}
-        sections: dict[str, Mapping[str, ObservationEntry | ActionEntry]] = {
-            "observation": {entry.name: entry for entry in self.observation_entries()},
-            "action": driven,
-        }
-        for section, entries in sections.items():
-            for name, entry in entries.items():
-                image, sign = mirror.image(name)
-                if image not in entries:
-                    raise ValueError(
-                        f"robot.mirror: the mirror image of '{name}' is '{image}', which is no part of the {section}"
-                    )
-                low, high = entries[image].low, entries[image].high
-                if (entry.low, entry.high) != ((low, high) if sign > 0 else (-high, -low)):
-                    raise ValueError(
-                        f"robot.mirror: '{name}' has the limits [{entry.low:g}, {entry.high:g}], which those of its "
-                        f"mirror image '{image}', [{low:g}, {high:g}], do not match"
-                    )
-        observed = {entry.name: entry for entry in self.observation_entries()}
-        for name, seen in observed.items():
-            image, sign = mirror.image(name)
-            other = observed[image]
-            if (seen.offset, seen.scale) != (sign * other.offset, other.scale):
-                raise ValueError(
-                    f"robot.mirror: '{name}' is observed with an offset of {seen.offset:g} and a scale of "
-                    f"{seen.scale:g}, its mirror image '{image}' with {other.offset:g} and {other.scale:g}"
-                )
-        for name, action in driven.items():
-            image, _ = mirror.image(name)
-            if action.step != driven[image].step:
-                raise ValueError(
-                    f"robot.mirror: the position steps of '{name}' and its mirror image '{image}' differ"
-                )
-            if action.gear != driven[image].gear:
-                raise ValueError(
-                    f"robot.mirror: '{name}' has a gear of {action.gear:g}, its mirror image '{image}' one of "
-                    f"{driven[image].gear:g}"
-                )
 
     def observation_entries(self) -> tuple[ObservationEntry, ...]:
         """Names, units, sources and clip bounds of the observation vector, in its order."""

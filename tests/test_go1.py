@@ -5,7 +5,8 @@ import pytest
 import quadruped
 import yaml
 
-from maac_learning.mirror import check_mirror
+from maac_learning.config import ModelConfig
+from maac_learning.symmetry import check_symmetry
 from maac_ros.command_range import CommandRange
 from maac_ros.errors import TaskError
 from maac_ros.resources import named_file
@@ -41,13 +42,13 @@ def test_it_stands_in_the_middle_of_its_commands_and_is_paid_for_what_it_is_aske
 
 @pytest.mark.usefixtures("menagerie")
 def test_left_and_right_can_be_exchanged(tmp_path):
-    check_mirror(load_task("go1"))
+    check_symmetry(load_task("go1"), ModelConfig())
     data = yaml.safe_load(named_file("tasks", "go1", "task").read_text(encoding="utf-8"))
     data["robot"]["mirror"]["flip"] = []
     path = tmp_path / "go1.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
     with pytest.raises(TaskError, match=r"robot\.mirror"):
-        check_mirror(load_task(path))
+        check_symmetry(load_task(path), ModelConfig())
 
 
 @pytest.mark.usefixtures("menagerie")

@@ -194,11 +194,11 @@ def test_goals_trade_places_with_their_joints_in_the_mirror(make_task):
         task["robot"]["mirror"] = {"flip": ["shoulder", "elbow"]}
 
     mirror = make_task(change).robot.mirror
-    assert mirror.image("goal/shoulder") == ("goal/shoulder", -1.0)
-    assert mirror.image("goal/linear_x") == ("goal/linear_x", 1.0)
-    assert mirror.image("goal/angular_z") == ("goal/angular_z", -1.0)
+    assert mirror.parts("goal/shoulder") == {"goal/shoulder": -1.0}
+    assert mirror.parts("goal/linear_x") == {"goal/linear_x": 1.0}
+    assert mirror.parts("goal/angular_z") == {"goal/angular_z": -1.0}
     swapped = mirror.model_copy(update={"swap": (("shoulder", "elbow"),), "flip": ()})
-    assert swapped.image("goal/shoulder") == ("goal/elbow", 1.0)
+    assert swapped.parts("goal/shoulder") == {"goal/elbow": 1.0}
 
 
 def test_model_predicts_that_the_goal_stays_exactly():

@@ -13,8 +13,8 @@ from maac_learning.config import AgentConfig, ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import export_untrained_bundle
 from maac_learning.fitting import fit
-from maac_learning.mirror import check_mirror
 from maac_learning.replay import Transitions
+from maac_learning.symmetry import check_symmetry
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.errors import ObservationError, TaskError
 from maac_ros.evaluation import run_episode
@@ -266,8 +266,8 @@ def test_legs_recall_in_the_mirror_too(tmp_path):
     path = tmp_path / "legs.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     task = load_task(path)
-    assert task.robot.mirror.image("base/linear_velocity_y@1") == ("base/linear_velocity_y@1", -1.0)
-    check_mirror(task)
+    assert task.robot.mirror.parts("base/linear_velocity_y@1") == {"base/linear_velocity_y@1": -1.0}
+    check_symmetry(task, ModelConfig())
 
 
 def test_agent_learns_through_what_is_recalled(task):

@@ -10,7 +10,7 @@ from maac_learning.config import ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.export import export_untrained_bundle
 from maac_learning.leapp_export import export_leapp
-from maac_learning.mirror import check_mirror
+from maac_learning.symmetry import check_symmetry
 from maac_ros.controller import Controller, ControllerSettings
 from maac_ros.errors import TaskError
 from maac_ros.memory import FORGET_S, Memory
@@ -119,8 +119,8 @@ def test_clock_stands_in_a_leapp_graph(bundle, tmp_path):
 def test_mirror_image_is_half_a_turn_ahead(tmp_path):
     task = with_clock(tmp_path, "ant")
     for name in PHASE:
-        assert task.robot.mirror.image(name) == (name, -1.0)
-    check_mirror(task)
+        assert task.robot.mirror.parts(name) == {name: -1.0}
+    check_symmetry(task, ModelConfig())
 
 
 @pytest.mark.parametrize(

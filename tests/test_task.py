@@ -1,5 +1,6 @@
 """Tasks as data: the shipped ones agree with Gymnasium, wrong ones are refused with a useful message."""
 
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -12,7 +13,8 @@ from maac_ros.errors import ConfigError, TaskError
 from maac_ros.observation import ObservationBuilder, RobotState, flat_names
 from maac_ros.resources import named_file
 from maac_ros.simulation import Simulation, TaskEnv
-from maac_ros.task import load_task
+from maac_ros.symmetry import heading_parts
+from maac_ros.task import Task, load_task
 
 TASKS = ["inverted_pendulum", "hopper", "half_cheetah", "walker2d", "ant"]
 
@@ -200,6 +202,28 @@ def _broken(tmp_path: Path, change, base: str = "inverted_pendulum") -> Path:
             ),
             "'slider/effort' has a gear of 100, its mirror image 'hinge/effort' one of 50",
         ),
+        (
+            lambda d: d["robot"].update(turn={"cycles": [["slider", "hinge"]]}),
+            r"robot\.turn: the image of 'slider/effort' is 'hinge/effort', which is no part of the action",
+        ),
+        (
+            lambda d: d["robot"].update(turn={"cycles": [["slider", "hing"]]}),
+            r"robot\.turn\.cycles: unknown joint 'hing'; expected one of: slider, hinge",
+        ),
+        (
+            lambda d: d["robot"].update(
+                turn={"cycles": [["slider", "hinge"], ["slider", "hinge"]]}
+            ),
+            "cycles: listed more than once: slider, hinge",
+        ),
+        (
+            lambda d: d["robot"].update(turn={"cycles": [["slider"], ["hinge"]]}),
+            "cycles: got 1, 1 names in a cycle; expected two or more, as many in each",
+        ),
+        (
+            lambda d: d["robot"].update(turn={"cycles": [["slider", "hinge"]], "flip": ["slider"]}),
+            "flip: 'slider' is none of a cycle's names but the first",
+        ),
     ],
 )
 def test_malformed_task_names_file_key_value_and_expectation(tmp_path, change, message):
@@ -269,6 +293,7 @@ def legged(tmp_path):
     task = yaml.safe_load(named_file("tasks", "ant", "task").read_text())
     joints = [term for term in task["observation"] if term["term"].startswith("joint_")]
     del task["reward"]["analytic"]  # of velocities in the world
+    del task["robot"]["base"]["any_heading"]  # where it faces is not observed
     path = tmp_path / "legged.yaml"
     path.write_text(yaml.safe_dump({**task, "observation": [*LEGGED_TERMS, *joints]}))
     return load_task(path)
@@ -300,6 +325,48 @@ def test_base_is_observed_in_its_own_frame_as_mujoco_measures_it(legged):
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["observation"].pop(1),
+            r"any_heading: 'base/linear_velocity_x' is told in the frame of the world.*: expected base/orientation_w, ",
+        ),
+        (
+            lambda d: d["observation"][0].update(axes=["x", "z"]),
+            r"any_heading: the image of 'base/position_x' is 'base/position_y', which is no part of the observation",
+        ),
+        (
+            lambda d: (
+                d["robot"].update(turn={"cycles": [["hip_1", "hip_2", "hip_3"]]}),
+                d["observation"].append(
+                    {
+                        "term": "goal",
+                        "source": "cmd_vel",
+                        "ranges": {"linear_x": [0, 1], "linear_y": [0, 1]},
+                    }
+                ),
+            ),
+            r"turn: 'goal/linear_x' has the limits \[0, 1\], and turns with 'goal/linear_x'; expected the same",
+        ),
+    ],
+    ids=["where it faces is not told", "one of two", "one side"],
+)
+def test_what_turns_with_the_heading_is_told_whole_and_in_one_measure(tmp_path, change, message):
+    data = yaml.safe_load(named_file("tasks", "ant", "task").read_text(encoding="utf-8"))
+    del (
+        data["robot"]["mirror"],
+        data["robot"]["turn"],
+        data["reward"]["analytic"],
+        data["termination"],
+    )
+    change(data)
+    path = tmp_path / "ant.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    with pytest.raises(TaskError, match=message):
+        load_task(path)
+
+
 def test_orientation_and_turning_come_from_one_source(tmp_path):
     data = yaml.safe_load(named_file("tasks", "ant", "task").read_text(encoding="utf-8"))
     orientation = next(t for t in data["observation"] if t["term"] == "base_orientation")
@@ -310,22 +377,35 @@ def test_orientation_and_turning_come_from_one_source(tmp_path):
         load_task(path)
 
 
-def test_base_in_its_own_frame_turns_over_in_the_mirror(legged):
-    """The mirror image of the observation is the observation of the mirror image."""
-    mirror, builder = legged.robot.mirror, ObservationBuilder(legged)
+@pytest.mark.parametrize("exchange", ["mirror", "turn", "heading"])
+def test_the_image_of_the_observation_is_the_observation_of_the_image(legged, exchange):
+    """In the frame of the base as in that of the world, and in the periods before."""
+    data = legged.model_dump(mode="json", exclude_unset=True)
+    data["observation"] += [
+        {"term": "base_orientation", "history": 1},
+        {"term": "base_linear_velocity", "frame": "world"},
+    ]
+    task = Task.model_validate(data)
+    parts = {
+        "mirror": lambda: task.robot.mirror.parts,
+        "turn": lambda: task.robot.turn.parts,
+        "heading": lambda: partial(heading_parts, angle=0.7),
+    }[exchange]()
+    builder = ObservationBuilder(task)
     names = [entry.name for entry in builder.entries]
-    state_names = flat_names(legged)
+    state_names = flat_names(task)
 
-    def mirrored(values, of):
-        images = [mirror.image(name) for name in of]
-        return np.array([sign * values[of.index(image)] for image, sign in images])
+    def image_of(values, of):
+        return np.array(
+            [sum(f * values[of.index(part)] for part, f in parts(name).items()) for name in of]
+        )
 
     random = np.random.default_rng(0)
     for _ in range(20):
-        state = RobotState.from_flat(random.normal(size=len(state_names)), legged)
-        image = RobotState.from_flat(mirrored(state.flat(), state_names), legged)
+        state = RobotState.from_flat(random.normal(size=len(state_names)), task)
+        image = RobotState.from_flat(image_of(state.flat(), state_names), task)
         np.testing.assert_allclose(
-            builder.build(image), mirrored(builder.build(state), names), atol=1e-12
+            builder.build(image), image_of(builder.build(state), names), atol=1e-12
         )
 
 

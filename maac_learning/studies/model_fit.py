@@ -17,6 +17,7 @@ from maac_learning import evidence
 from maac_learning.config import ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble
 from maac_learning.fitting import fit_in_turn
+from maac_learning.symmetry import heading_frame_of
 from maac_learning.trainer import Trainer, load_run
 from maac_ros.errors import ConfigError
 from maac_ros.task import Task
@@ -24,6 +25,8 @@ from maac_ros.task import Task
 VARIANTS: dict[str, Callable[[ModelConfig, Task], dict[str, Any]]] = {
     "full": lambda model, task: {},
     "no-mirror": lambda model, task: {"mirror": False} if task.robot.mirror else {},
+    "no-turn": lambda model, task: {"turn": False} if task.robot.turn else {},
+    "no-heading": lambda model, task: {"heading": False} if heading_frame_of(task, model) else {},
     "bootstrap": lambda model, task: {"bootstrap": "resampled"},
     "large-refits": lambda model, task: {"refit_learning_rate": model.learning_rate},
     "newest": lambda model, task: {"recent_fraction": 0.4, "recent_steps": model.fit_every},
@@ -154,7 +157,7 @@ def _errors(
     model: DynamicsEnsemble, inputs: Tensor, targets: Tensor, unit: Tensor
 ) -> tuple[float, float]:
     """Square error and surprise in squares of ``unit`` (O + 1,), means over members, rows and numbers."""
-    mean, variance = model.normalized(inputs.expand(model.members, -1, -1))
-    square = ((model.target.denormalize(mean) - targets) / unit) ** 2
-    variance = variance * (model.target.std / unit) ** 2
+    mean, std = model.outcome(inputs.expand(model.members, -1, -1))
+    square = ((mean - targets) / unit) ** 2
+    variance = (std / unit) ** 2
     return float(square.mean()), float((square / variance + variance.log()).mean())

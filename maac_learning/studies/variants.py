@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from maac_learning.config import TrainConfig
+from maac_learning.symmetry import heading_frame_of
 from maac_ros.task import load_task
 
 Effect = Literal["severe drop", "drop", "no clear difference", "gain"]
@@ -63,6 +64,18 @@ def _no_mirror(full: TrainConfig) -> dict[str, Any]:
     """Nothing where the robot has no mirror image."""
     has_one = load_task(full.task).robot.mirror is not None
     return {"model": {"mirror": False}} if has_one else {}
+
+
+def _no_turn(full: TrainConfig) -> dict[str, Any]:
+    """Nothing where no part of a turn leaves the robot the same."""
+    has_one = load_task(full.task).robot.turn is not None
+    return {"model": {"turn": False}} if has_one else {}
+
+
+def _no_heading(full: TrainConfig) -> dict[str, Any]:
+    """Nothing where the model learns in the frame of the world anyway."""
+    has_one = heading_frame_of(load_task(full.task), full.model) is not None
+    return {"model": {"heading": False}} if has_one else {}
 
 
 def _larger_batch(full: TrainConfig) -> dict[str, Any]:
@@ -128,6 +141,8 @@ VARIANTS = {
             lambda _: {"agent": {"policy_norm": "none", "critic_norm": "none"}},
         ),
         Variant("no-mirror", "no mirror image", _no_mirror),
+        Variant("no-turn", "no turned images", _no_turn),
+        Variant("no-heading", "the world's frame", _no_heading),
         Variant(
             "no-warm-up",
             "no critic warm-up",

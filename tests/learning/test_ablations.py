@@ -69,7 +69,12 @@ def test_variants_of_the_default_preset_lack_what_this_project_adds():
         "no-layer-norm": {"agent.critic_norm": "none"},
         "no-warm-up": {"agent.critic_warmup": 0},
     }
-    assert changes("default", "ant")["no-mirror"] == {"model.mirror": False}
+    ant = changes("default", "ant")
+    assert [ant[f"no-{of}"] for of in ("mirror", "turn", "heading")] == [
+        {"model.mirror": False},
+        {"model.turn": False},
+        {"model.heading": False},
+    ]
     arm = changes("default", "two_joint_arm")
     assert arm["plain-likelihood"] == {"model.variance_power": 0.0}
     assert arm["no-layer-norm"] == {"agent.policy_norm": "none", "agent.critic_norm": "none"}
