@@ -89,25 +89,27 @@ class HeadingFrame(nn.Module):
     """
 
     _partner: Tensor
-    _sign: Tensor
-    _turned: Tensor
-    _is_half: Tensor
+    _still: Tensor
+    _half: Tensor
+    _whole: Tensor
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         names = [entry.name for entry in task.observation_entries()]
         place = {name: i for i, name in enumerate(names)}
         self._quaternion = [place[f"base/orientation_{part}"] for part in "wxyz"]
-        partner, sign = np.arange(len(names)), np.zeros(len(names), np.float32)
+        partner = np.arange(len(names))
+        # Rows are factors of cosine and sine, of half the heading and of all of it.
+        half, whole = np.zeros((2, 2, len(names)), np.float32)
         for i, name in enumerate(names):
             found = heading_partner(name)
             if found is not None:
-                partner[i], sign[i] = place[found.name], found.sign
+                partner[i] = place[found.name]
+                (half if is_orientation(name) else whole)[:, i] = 1.0, found.sign
         self.register_buffer("_partner", torch.from_numpy(partner), persistent=False)
-        self.register_buffer("_sign", torch.from_numpy(sign), persistent=False)
-        half = torch.tensor([is_orientation(name) for name in names])
-        self.register_buffer("_is_half", half, persistent=False)
-        self.register_buffer("_turned", torch.from_numpy(sign != 0.0), persistent=False)
+        self.register_buffer("_half", torch.from_numpy(half), persistent=False)
+        self.register_buffer("_whole", torch.from_numpy(whole), persistent=False)
+        self.register_buffer("_still", 1.0 - self._half[0] - self._whole[0], persistent=False)
 
     def facing(self, observation: Tensor) -> Facing:
         """Where observations (..., O) face; of a robot that lies on its back, where its belly would be its back."""
@@ -115,7 +117,8 @@ class HeadingFrame(nn.Module):
         # Upside down w and z vanish, and turn with the heading as well as x and y, which do not.
         upright = w * w + z * z >= x * x + y * y
         first, second = torch.where(upright, w, x), torch.where(upright, z, y)
-        length = (first * first + second * second).clamp(min=1e-12).sqrt()
+        # A model's quaternions may be of any length, and vanish.
+        length = (first * first + second * second + 1e-12).sqrt()
         cos, sin = first / length, second / length
         return Facing((cos, sin), (cos * cos - sin * sin, 2.0 * cos * sin))
 
@@ -136,10 +139,9 @@ class HeadingFrame(nn.Module):
 
     def _gains(self, facing: Facing, direction: float) -> tuple[Tensor, Tensor]:
         (half_cos, half_sin), (cos, sin) = facing
-        own = torch.where(self._is_half, half_cos, cos)
-        own = torch.where(self._turned, own, torch.ones_like(own))
-        others = direction * self._sign * torch.where(self._is_half, half_sin, sin)
-        return own, others
+        own = self._still + half_cos * self._half[0] + cos * self._whole[0]
+        others = half_sin * self._half[1] + sin * self._whole[1]
+        return own, direction * others
 
     def _mixed(self, vectors: Tensor, own: Tensor, others: Tensor, square: bool) -> Tensor:
         size = len(self._partner)

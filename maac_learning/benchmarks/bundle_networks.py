@@ -21,6 +21,7 @@ from maac_ros.bundle import GOLDEN, Bundle
 from maac_ros.errors import BenchmarkError
 from maac_ros.golden import TOLERANCE
 from maac_ros.inference import Array
+from maac_ros.task import Task
 
 _PREFIXES = {
     "policy": "policy.",
@@ -183,10 +184,21 @@ def _candidates(bundle: Bundle, name: str, weights: Mapping[str, Tensor]) -> Ite
                     "norm_epsilon": _norm_epsilon(read_graph(bundle, name)),
                     # The graph has no use for the spread beyond the outputs that it takes.
                     "noise": "residual" if widths[-1] == observations + 1 else "state_dependent",
-                    "reward": "analytic" if "model.reward.velocity" in weights else "learned",
                 }
             )
-            yield StepGraph(DynamicsEnsemble(task, observations, actions, config), scaling)
+            for changes in _rewards_and_frames(task):
+                model = DynamicsEnsemble(
+                    task, observations, actions, config.model_copy(update=changes)
+                )
+                yield StepGraph(model, scaling)
+
+
+def _rewards_and_frames(task: Task) -> Iterator[dict[str, Any]]:
+    """Settings that a step's graph does not tell otherwise than by what it computes."""
+    yield {"reward": "learned"}
+    if task.reward.analytic:
+        yield {"reward": "analytic", "heading": True}
+        yield {"reward": "analytic", "heading": False}
 
 
 def _norm_epsilon(graph: onnx.ModelProto) -> float:

@@ -64,6 +64,39 @@ def test_plans_in_pytorch_are_the_same(request, networks, model):
     assert ours.value == pytest.approx(theirs.value, abs=1e-5)
 
 
+@pytest.mark.parametrize("heading", [True, False])
+def test_step_in_pytorch_has_the_reward_and_the_frame_of_the_graph(tmp_path, heading):
+    """Rewards that are known, and a model that sees what the robot does in the frame of its heading."""
+    torch.manual_seed(0)
+    task = load_task("ant")
+    agent = Agent(27, 8, AgentConfig(hidden=(8,), critics=2), torch.device("cpu"))
+    config = ModelConfig(members=2, hidden=(8, 8), reward="analytic", heading=heading)
+    model = DynamicsEnsemble(task, 27, 8, config)
+    made = export_bundle(
+        tmp_path / "ant",
+        task,
+        agent,
+        model,
+        torch.randn(64, 27),
+        calibration=None,
+        observed=None,
+        seed=0,
+        env_steps=0,
+        evaluation_return=None,
+        training_seconds=0.0,
+        planning=PlanningConfig(hidden=(4, 4), steps=3),
+    )
+    observation, action = np.random.default_rng(0).normal(size=(2, 2, 6, 27)).astype(np.float32)
+    action = np.tanh(action[..., :8])
+    theirs = in_torch(made)
+    for name in ("step", "distilled_step"):
+        seen, again = getattr(made, name), getattr(theirs, name)
+        ours = seen(observation=observation, action=action)
+        others = again(torch.from_numpy(observation), torch.from_numpy(action))
+        for mine, other in zip(ours, others, strict=True):
+            np.testing.assert_allclose(mine, other, atol=1e-5)
+
+
 def test_a_graph_that_no_network_of_this_project_computes_is_refused(bundle, tmp_path):
     import dataclasses
     import shutil
