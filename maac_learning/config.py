@@ -260,6 +260,9 @@ class TrainConfig(schema.Description):
     """Environment steps in all."""
     random_steps: int = Field(default=5000, ge=1)
     """First steps, taken with uniformly random actions."""
+    episode_steps: int | None = Field(default=None, ge=1)
+    """Longest training episode; time runs out then, as after the task's own ``simulation.episode_steps``, which stay
+    those of evaluation. Where a fallen robot's episode goes on, most of what is seen is how it lies there."""
     device: str = "auto"
     """PyTorch device; 'auto' takes CUDA where there is one."""
     threads: int = Field(default=0, ge=0)

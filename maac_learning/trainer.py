@@ -37,7 +37,7 @@ from maac_ros.conditions import Conditions
 from maac_ros.errors import CheckpointError, ConfigError, TrainingError
 from maac_ros.observation import Vector
 from maac_ros.simulation import Simulation, Snapshot, TaskEnv
-from maac_ros.task import load_task
+from maac_ros.task import Task, load_task
 
 CONFIG_FILE, TASK_FILE = "config.yaml", "task.yaml"
 
@@ -71,7 +71,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         kept = run_dir / TASK_FILE
         self.task = load_task(kept if resume and kept.exists() else config.task)
-        self._env = TaskEnv(self.task)
+        self._env = TaskEnv(_in_training(self.task, config.episode_steps))
         self._scaling = ActionScaling(self.task)
         self._commands = CommandRange(self.task)
         observations, actions = len(self._env.builder.entries), len(self._commands.entries)
@@ -567,6 +567,13 @@ def load_run(run_dir: Path) -> Trainer:
     if not path.is_file():
         raise ConfigError(f"'{run_dir}' is not a run folder: {CONFIG_FILE} is missing")
     return Trainer(schema.load(path, TrainConfig, ConfigError), run_dir, resume=True)
+
+
+def _in_training(task: Task, episode_steps: int | None) -> Task:
+    """``task`` with episodes of no more than so many steps."""
+    longest = task.simulation.episode_steps
+    shorter = {"episode_steps": min(longest, episode_steps or longest)}
+    return task.model_copy(update={"simulation": task.simulation.model_copy(update=shorter)})
 
 
 def _multiple(count: int, of: int) -> int:

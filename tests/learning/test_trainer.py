@@ -74,6 +74,19 @@ def test_run_folder_holds_settings_curve_picture_events_and_checkpoint(tmp_path)
     assert seen[-1].seconds_left == 0.0
 
 
+def test_training_episodes_may_be_shorter_than_those_of_evaluation(tmp_path):
+    """Then time runs out, which is no end of the task; short episodes of a pendulum that falls stay what they are."""
+    steps = {"env_steps": 120, "random_steps": 100, "checkpoint_every": 1000}
+    trainer = Trainer(short(**steps, episode_steps=3), tmp_path / "run")
+    trainer.train()
+    data = trainer.transitions
+    begins = (data.observation[1:] != data.next_observation[:-1]).any(dim=1).nonzero()[:, 0] + 1
+    assert int(begins.diff().max()) == 3
+    assert float(data.terminated.sum()) < len(begins)
+    assert trainer.rows[-1].eval_steps > 3
+    assert trainer.task.simulation.episode_steps == 1000
+
+
 def stop_after_a_step(trainer):
     """Stop after environment step 330."""
     original = trainer._step
