@@ -158,6 +158,7 @@ class CemPlanner:
         """
         self._draw_noise()
         self._noise[:, 0] = 0.0
+        self._noise *= np.float32(self.settings.first_spread)
         last = self._last
 
         def choose(share: Share, step: int, actions: Array) -> None:

@@ -72,6 +72,9 @@ class PlannerSettings(schema.Description):
     """Weight of the previous distribution in the refit one."""
     policy_fraction: float = Field(default=0.1, ge=0, le=0.9)
     """Share of the candidates that stay the policy's own in every iteration."""
+    first_spread: float = Field(default=1.0, gt=0, le=10)
+    """How far the first candidates go about the policy, in its own standard deviations. Plans stay near a policy that
+    knows better than its model where this is small."""
     particles: int = Field(default=1, ge=1, le=64)
     """Model rollouts a candidate, over which its return is averaged."""
     member_draw: Literal["step", "trajectory"] = "step"

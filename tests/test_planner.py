@@ -176,6 +176,18 @@ def test_particles_average_over_members(draw):
     assert plan.value <= 0.1
 
 
+def test_first_candidates_are_as_far_from_the_policy_as_is_asked():
+    """Where going on to the right pays, elites are the rightmost of those that there are; the policy stays at 0."""
+    origin = np.zeros(2, np.float32)
+    values = []
+    for spread in (1.0, 0.1):
+        bundle = world(pays=lambda _, action, reward: action[..., 0])
+        chosen = settings(first_spread=spread, iterations=1, candidates=512)
+        values.append(CemPlanner(bundle, chosen).plan(origin).actions[0, 0])
+    assert values[0] > 0.3
+    assert values[1] == pytest.approx(0.1 * values[0], rel=0.2)
+
+
 def test_candidates_are_rounded_up_to_fill_the_members():
     plan = CemPlanner(world(members=7), settings(candidates=400)).plan(np.zeros(2, np.float32))
     np.testing.assert_allclose(plan.actions, np.tile(GOAL, (4, 1)), atol=0.08)
