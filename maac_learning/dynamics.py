@@ -42,12 +42,18 @@ class TerminationRule(nn.Module):
         self.register_buffer("high", high)
         self._bounded = [i for i in range(len(names)) if low[i] > -torch.inf or high[i] < torch.inf]
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """1.0 where (..., O) lies outside the bounds, else 0.0; shape (...)."""
-        outside = (observation < self.low) | (observation > self.high)
+    def forward(self, observation: Tensor, margin: Tensor | None = None) -> Tensor:
+        """1.0 where (..., O) lies outside the bounds, else 0.0; shape (...).
+
+        With a ``margin`` (O,), in units of the observation, what lies so near to them counts as outside too.
+        """
+        if margin is None:
+            outside = (observation < self.low) | (observation > self.high)
+        else:
+            outside = (observation < self.low + margin) | (observation > self.high - margin)
         return outside.any(dim=-1).to(observation.dtype)
 
-    def differentiable(self, observation: Tensor, width: Tensor) -> Tensor:
+    def differentiable(self, observation: Tensor, margin: Tensor | None, width: Tensor) -> Tensor:
         """:meth:`forward`, with the gradient of a logistic function of the distance to the nearest bound.
 
         A step's own gradient is zero, so that a pathwise gradient through it does not see that episodes end sooner
@@ -56,13 +62,15 @@ class TerminationRule(nn.Module):
 
         Args:
             observation: (..., O).
+            margin: as in :meth:`forward`.
             width: (O,) scale of the logistic, in units of the observation.
         """
-        terminated = self(observation)
+        terminated = self(observation, margin)
         if not self._bounded:
             return terminated
         near, width = observation[..., self._bounded], width[self._bounded]
-        low, high = self.low[self._bounded], self.high[self._bounded]
+        within = 0.0 if margin is None else margin[self._bounded]
+        low, high = self.low[self._bounded] + within, self.high[self._bounded] - within
         inside = torch.minimum((near - low) / width, (high - near) / width).amin(dim=-1)
         smooth = torch.sigmoid(-inside)
         return terminated + (smooth - smooth.detach())
@@ -122,6 +130,7 @@ class DynamicsEnsemble(nn.Module):
         # What has never changed, such as the goal of an episode, is predicted not to.
         self.target = Normalizer(observations + 1, constant_scale=0.0)
         self.termination = TerminationRule(task)
+        self._termination_margin = config.termination_margin
         memory = Memory(task)
         self.recalls = bool(memory)
         # Of the following observation and what the step began with: what is recalled follows exactly.
@@ -268,7 +277,7 @@ class DynamicsEnsemble(nn.Module):
         noise: Tensor,
         termination_width: float = 0.0,
     ) -> Prediction:
-        """One reparameterised step in which each row follows one member (TS1).
+        """One reparameterised step in which each row follows one member (TS1), ended by the margin of the settings.
 
         Args:
             observation: (B, O), with B a multiple of E.
@@ -295,11 +304,14 @@ class DynamicsEnsemble(nn.Module):
         following = observation + sample[:, :size]
         if self.recalls:
             following = self._recalling(following, torch.cat((observation, action), dim=-1))
+        unit = self.input.std[:size]
+        margin = self._termination_margin * unit if self._termination_margin > 0.0 else None
         if termination_width > 0.0 and torch.is_grad_enabled():
-            width = termination_width * self.input.std[:size]
-            terminated = self.termination.differentiable(following, width)
+            terminated = self.termination.differentiable(
+                following, margin, termination_width * unit
+            )
         else:
-            terminated = self.termination(following)
+            terminated = self.termination(following, margin)
         if self.reward is None:
             return Prediction(following, sample[:, size], terminated)
         reward = self.reward(observation, action, following, terminated)

@@ -61,7 +61,7 @@ def test_gradient_of_terminations_is_that_of_their_expectation():
         observation = torch.zeros(len(noise), 4, dtype=torch.float64)
         observation[:, 1] = std * noise
         observation = observation + shift * torch.eye(4, dtype=torch.float64)[1]
-        ended = rule.differentiable(observation, torch.full((4,), 0.01, dtype=torch.float64))
+        ended = rule.differentiable(observation, None, torch.full((4,), 0.01, dtype=torch.float64))
         assert torch.equal(ended, rule(observation))
         (slope,) = torch.autograd.grad(ended.mean(), shift)
         ends = torch.distributions.Normal(mean, std)
@@ -72,7 +72,9 @@ def test_gradient_of_terminations_is_that_of_their_expectation():
 def test_without_bounds_nothing_terminates_and_no_gradient_flows():
     observation = torch.randn(5, 17, requires_grad=True)
     rule = TerminationRule(load_task("half_cheetah"))
-    assert torch.equal(rule.differentiable(observation, torch.ones(17)), torch.zeros(5))
+    assert torch.equal(
+        rule.differentiable(observation, torch.ones(17), torch.ones(17)), torch.zeros(5)
+    )
 
 
 def test_step_lets_the_gradient_see_terminations_only_where_that_is_asked_for():
@@ -91,6 +93,24 @@ def test_step_lets_the_gradient_see_terminations_only_where_that_is_asked_for():
         assert torch.equal(
             model.step(*arguments, termination_width=0.1).terminated, hard.terminated
         )
+
+
+@pytest.mark.parametrize("width", [0.0, 0.1])
+def test_imagined_episodes_end_by_a_margin_within_the_bounds_where_that_is_asked_for(width):
+    """The pendulum's are 0.2 rad to either side."""
+    task = load_task("inverted_pendulum")
+    settings = ModelConfig(members=3, hidden=(16,), noise="residual", termination_margin=0.5)
+    model = DynamicsEnsemble(task, 4, 1, settings)
+    model.input.std[1] = 0.1
+    observation = torch.zeros(300, 4)
+    observation[:, 1] = torch.linspace(-0.3, 0.3, 300)
+    ended = model.step(observation, torch.zeros(300, 1), None, torch.zeros(300, 4), width)
+    angle = ended.observation[:, 1]
+    assert torch.equal(ended.terminated, (angle.abs() > 0.15).float())
+    assert 0 < ended.terminated.sum() < 300
+    # What plans and the robot go by stays as it is.
+    following = model.moments(observation, torch.zeros(300, 1))[0]
+    assert torch.equal(model.termination(following), (following[..., 1].abs() > 0.2).float())
 
 
 def linear_data(rows: int, noise: float, generator: torch.Generator):
