@@ -69,9 +69,13 @@ class Images(nn.Module):
 
 def images_of(task: Task, config: ModelConfig) -> Images | None:
     """What the settings use of the robot's mirror and turn, where it has any."""
+    symmetries = _used(task, config)
+    return Images(task, [*symmetries.values()]) if symmetries else None
+
+
+def _used(task: Task, config: ModelConfig) -> dict[str, Symmetry]:
     used = {"mirror": config.mirror, "turn": config.turn}
-    symmetries = [each for name, each in task.robot.symmetries.items() if used[name]]
-    return Images(task, symmetries) if symmetries else None
+    return {name: each for name, each in task.robot.symmetries.items() if used[name]}
 
 
 class Facing(NamedTuple):
@@ -171,10 +175,8 @@ def check_symmetry(task: Task, config: ModelConfig, seed: int = 0) -> None:
         TaskError: naming the quantity that differs most, where what the task says of its robot's symmetry, and the
             model makes use of, is not so.
     """
-    used = {"mirror": config.mirror, "turn": config.turn}
-    for field, symmetry in task.robot.symmetries.items():
-        if used[field]:
-            _check_parts(task, f"robot.{field}", symmetry.parts, symmetry.tolerance, True, seed)
+    for field, symmetry in _used(task, config).items():
+        _check_parts(task, f"robot.{field}", symmetry.parts, symmetry.tolerance, True, seed)
     if heading_frame_of(task, config) is not None:
         _check_parts(
             task,

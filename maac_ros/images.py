@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from maac_ros.action_terms import ActionEntry
 from maac_ros.robot import Robot
-from maac_ros.symmetry import Mirror, Parts, Symmetry, Turn, heading_parts, is_orientation
+from maac_ros.symmetry import Mirror, Parts, Symmetry, heading_parts
 from maac_ros.terms import ObservationEntry
 
 _SOME_ANGLE = 1.0
@@ -50,13 +50,8 @@ def check_images(
 
 
 def _check_names(field: str, symmetry: Symmetry, known: tuple[str, ...]) -> None:
-    lists: dict[str, tuple[tuple[str, ...], ...]] = {}
-    if isinstance(symmetry, Mirror):
-        lists = {"swap": symmetry.swap, "flip": (symmetry.flip,)}
-    elif isinstance(symmetry, Turn):
-        lists = {"cycles": symmetry.cycles}
-    for part, groups in lists.items():
-        for joint in (joint for group in groups for joint in group):
+    for part, joints in symmetry.named().items():
+        for joint in joints:
             if joint not in known:
                 raise ValueError(
                     f"robot.{field}.{part}: unknown joint '{joint}'; expected one of: {', '.join(known)}"
@@ -92,7 +87,7 @@ def _check_parts(
                 raise ValueError(
                     f"{where}: the {called} of '{name}' is '{image}', which is no part of the {section}"
                 )
-        if len(parts) > 1 or is_orientation(name):
+        if len(parts) > 1:
             _check_mixed(where, name, entry, [entries[image] for image in parts])
             continue
         ((image, sign),) = parts.items()

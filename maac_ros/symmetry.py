@@ -34,6 +34,10 @@ class Symmetry(schema.Description):
         """How many times the image of an image makes the robot as it is."""
 
     @abstractmethod
+    def named(self) -> dict[str, list[str]]:
+        """The joints and sensors in each of its fields."""
+
+    @abstractmethod
     def parts(self, entry: str) -> Parts:
         """What ``entry`` is in the image."""
 
@@ -52,8 +56,7 @@ class Mirror(Symmetry):
 
     @model_validator(mode="after")
     def _once(self) -> Mirror:
-        _each_once("swap", [j for pair in self.swap for j in pair])
-        _each_once("flip", self.flip)
+        _each_once(self.named())
         for pair in self.swap:
             turned = [joint for joint in pair if joint in self.flip]
             if len(turned) == 1:
@@ -66,6 +69,9 @@ class Mirror(Symmetry):
     @property
     def order(self) -> int:
         return 2
+
+    def named(self) -> dict[str, list[str]]:
+        return {"swap": [j for pair in self.swap for j in pair], "flip": [*self.flip]}
 
     def parts(self, entry: str) -> Parts:
         owner, quantity = entry.split("/")
@@ -95,8 +101,7 @@ class Turn(Symmetry):
 
     @model_validator(mode="after")
     def _whole(self) -> Turn:
-        _each_once("cycles", [joint for cycle in self.cycles for joint in cycle])
-        _each_once("flip", self.flip)
+        _each_once(self.named())
         sizes = [len(cycle) for cycle in self.cycles]
         if min(sizes) < 2 or min(sizes) != max(sizes):
             raise ValueError(
@@ -112,6 +117,9 @@ class Turn(Symmetry):
     @property
     def order(self) -> int:
         return len(self.cycles[0])
+
+    def named(self) -> dict[str, list[str]]:
+        return {"cycles": [j for cycle in self.cycles for j in cycle], "flip": [*self.flip]}
 
     def parts(self, entry: str) -> Parts:
         owner, quantity = entry.split("/")
@@ -213,7 +221,8 @@ def _rotated(entry: str, partner: Partner | None, angle: float) -> Parts:
     return {name: factor for name, factor in factors.items() if abs(factor) > 1e-12}
 
 
-def _each_once(field: str, names: Sequence[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"{field}: listed more than once: {', '.join(twice)}")
+def _each_once(named: dict[str, list[str]]) -> None:
+    for field, names in named.items():
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"{field}: listed more than once: {', '.join(twice)}")
