@@ -46,12 +46,12 @@ def export_bundle(
     model: DynamicsEnsemble,
     observations: Tensor,
     *,
-    calibration: Calibration | None,
-    observed: Observed | None,
-    seed: int,
-    env_steps: int,
-    evaluation_return: float | None,
-    training_seconds: float,
+    calibration: Calibration | None = None,
+    observed: Observed | None = None,
+    seed: int = 0,
+    env_steps: int = 0,
+    evaluation_return: float | None = None,
+    training_seconds: float = 0.0,
     planning: PlanningConfig | None = None,
 ) -> Bundle:
     """Write a bundle and load it back with every check.
@@ -63,7 +63,7 @@ def export_bundle(
         observations: (N, O) real observations, the newest last; the golden inputs are taken from them.
         calibration: what the model's errors usually are, where that is known.
         observed: range of the training data, where there is any.
-        seed, env_steps, evaluation_return, training_seconds: provenance.
+        seed, env_steps, evaluation_return, training_seconds: provenance, by default that of untrained networks.
         planning: how small networks for planning are learned; by default the bundle has none.
 
     Raises:
@@ -127,19 +127,8 @@ def export_untrained_bundle(task: Task, path: Path, seed: int = 0) -> Bundle:
     observations, actions = len(task.observation_entries()), len(task.action_entries())
     agent = Agent(observations, actions, AgentConfig(hidden=(32, 32)), torch.device("cpu"))
     model = DynamicsEnsemble(task, observations, actions, ModelConfig(members=3, hidden=(32, 32)))
-    return export_bundle(
-        path,
-        task,
-        agent,
-        model,
-        torch.randn(GOLDEN_ROWS, observations),
-        calibration=None,
-        observed=None,
-        seed=seed,
-        env_steps=0,
-        evaluation_return=None,
-        training_seconds=0.0,
-    )
+    golden = torch.randn(GOLDEN_ROWS, observations)
+    return export_bundle(path, task, agent, model, golden, seed=seed)
 
 
 def _golden_inputs(task: Task, observations: Tensor, seed: int) -> dict[str, Tensor]:

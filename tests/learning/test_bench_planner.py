@@ -42,12 +42,6 @@ def soft(tmp_path_factory):
         Agent(11, 3, agent, torch.device("cpu")),
         DynamicsEnsemble(task, 11, 3, model),
         torch.randn(64, 11),
-        calibration=None,
-        observed=None,
-        seed=0,
-        env_steps=0,
-        evaluation_return=None,
-        training_seconds=0.0,
         planning=PlanningConfig(hidden=(8, 8), steps=3),
     )
 
@@ -78,12 +72,6 @@ def test_step_in_pytorch_has_the_reward_and_the_frame_of_the_graph(tmp_path, hea
         agent,
         model,
         torch.randn(64, 27),
-        calibration=None,
-        observed=None,
-        seed=0,
-        env_steps=0,
-        evaluation_return=None,
-        training_seconds=0.0,
         planning=PlanningConfig(hidden=(4, 4), steps=3),
     )
     observation, action = np.random.default_rng(0).normal(size=(2, 2, 6, 27)).astype(np.float32)

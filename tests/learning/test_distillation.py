@@ -152,12 +152,7 @@ def test_a_bundle_is_given_them(tmp_path, monkeypatch, capsys):
         agent,
         model,
         observations,
-        calibration=None,
-        observed=None,
         seed=7,
-        env_steps=0,
-        evaluation_return=None,
-        training_seconds=0.0,
     )
     assert old.state_value is None
     assert old.distilled_step is None
