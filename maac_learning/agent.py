@@ -89,9 +89,14 @@ class Agent:
         self._bound_rate = torch.ones((), device=device)
 
         def adam(parameters: Iterable[Tensor]) -> torch.optim.Adam:
-            rate = config.learning_rate
-            # A captured graph needs the step count on the device.
-            return torch.optim.Adam(parameters, rate, fused=True, capturable=device.type == "cuda")
+            # A captured graph needs rate and step count on the device.
+            captured = device.type == "cuda"
+            rate = (
+                torch.tensor(config.learning_rate, device=device)
+                if captured
+                else config.learning_rate
+            )
+            return torch.optim.Adam(parameters, rate, fused=True, capturable=captured)
 
         self._policy_optimizer = adam(self.policy.parameters())
         self._critic_optimizer = adam(self.critics.parameters())
@@ -104,6 +109,15 @@ class Agent:
             "critics": self._critic_optimizer,
             "temperature": self._temperature_optimizer,
         }
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Let updates from now on be of this step size."""
+        for optimizer in self.optimizers().values():
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     @torch.no_grad()
     def forget_momentum(self) -> None:

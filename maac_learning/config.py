@@ -185,6 +185,9 @@ class AgentConfig(schema.Description):
     """Scale the critics by the range of rewards over 1 - gamma, and clamp the value that closes a target to it."""
     learning_rate: float = Field(default=5e-4, gt=0)
     """Adam's step size for policy, critics and temperature."""
+    last_rate: float = Field(default=1.0, gt=0, le=1)
+    """Share of ``learning_rate`` that is left at the end of a run; from the first model fit on it falls in a straight
+    line. What makes a policy fall in one evaluation and not in the next is settled by small steps."""
     discount: float = Field(default=0.995, gt=0, lt=1)
     """Gamma, a control step."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
@@ -277,6 +280,12 @@ class TrainConfig(schema.Description):
     agent: AgentConfig = AgentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     planning: PlanningConfig = PlanningConfig()
+
+    def learning_rate_at(self, env_steps: int) -> float:
+        """Step size of policy, critics and temperature after so many environment steps."""
+        learning = self.env_steps - self.random_steps
+        share = max(env_steps - self.random_steps, 0) / max(learning, 1)
+        return self.agent.learning_rate * (1.0 - share * (1.0 - self.agent.last_rate))
 
     @property
     def uses_model(self) -> bool:

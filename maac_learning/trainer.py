@@ -366,6 +366,7 @@ class Trainer:
                 self._imagine()
             batch = joined((batch, self._imagined.sample(rows - real, self._generator)))
         self._updates += 1
+        self._agent.set_learning_rate(self.config.learning_rate_at(self._env_steps))
         self._last_update = self._learn(batch, self._generator, train_actor)
 
     @timed("evaluation")

@@ -122,7 +122,7 @@ def stop_between_two_updates(trainer):
     ],
 )
 def test_resumed_run_goes_on_exactly_as_the_uninterrupted_one(tmp_path, stop, schedule):
-    agent = {**SHORT["agent"], "first_updates": 40, "update_schedule": schedule}
+    agent = {**SHORT["agent"], "first_updates": 40, "update_schedule": schedule, "last_rate": 0.1}
     config = short(agent=agent)
     whole = Trainer(config, tmp_path / "whole")
     whole.train()
@@ -156,6 +156,22 @@ def test_updates_come_between_the_steps_or_all_after_a_fit(tmp_path, schedule):
     # As many in either way, by the next fit and at the end.
     assert updates[300] == 141
     assert updates[350] == 191
+
+
+def test_step_size_falls_to_its_share_from_the_first_fit_to_the_end(tmp_path):
+    agent = {**SHORT["agent"], "learning_rate": 0.001, "last_rate": 0.2}
+    trainer = Trainer(short(agent=agent), tmp_path / "run")
+    seen = {}
+    while trainer.env_steps < 400:
+        trainer.advance(50)
+        rates = {
+            group["lr"] for o in trainer.agent.optimizers().values() for group in o.param_groups
+        }
+        (seen[trainer.env_steps],) = rates
+    assert seen == pytest.approx(
+        {50: 0.001, 100: 0.001, 150: 0.001, 200: 0.001, 250: 0.0008}
+        | {300: 0.0006, 350: 0.0004, 400: 0.0002}
+    )
 
 
 def test_stop_from_another_thread_leaves_a_checkpoint(tmp_path):
