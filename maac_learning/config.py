@@ -63,8 +63,9 @@ class ModelConfig(schema.Description):
     """Learn in the frame of the robot's heading, where it moves the same in any (``robot.base.any_heading``); not with
     a learned reward, which is one of the world."""
     termination_margin: float = Field(default=0.0, ge=0)
-    """How far within the bounds of the task's ``termination`` imagined episodes end already, in standard deviations of
-    what is bounded: a model that is wrong about rare events is so about how often a robot comes to its bounds."""
+    """How far within the bounds of the task's ``termination`` imagined episodes, and those of plans, end already, in
+    standard deviations of what is bounded: a model that is wrong about rare events is so about how often a robot comes
+    to its bounds."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Step size of AdamW at the beginning of the first fit."""
     refit_learning_rate: float = Field(default=1e-3, gt=0)

@@ -269,6 +269,16 @@ class DynamicsEnsemble(nn.Module):
             reward_std = torch.zeros_like(reward)
         return following, std[..., :size], reward, reward_std
 
+    def ended(self, following: Tensor) -> Tensor:
+        """1.0 where imagined episodes end, (...) of (..., O): out of the task's bounds, or within a margin of them."""
+        return self.termination(following, self._margin())
+
+    def _margin(self) -> Tensor | None:
+        """(O,) in units of the observation; None for none."""
+        if self._termination_margin == 0.0:
+            return None
+        return self._termination_margin * self.input.std[: self.observations]
+
     def step(
         self,
         observation: Tensor,
@@ -304,14 +314,11 @@ class DynamicsEnsemble(nn.Module):
         following = observation + sample[:, :size]
         if self.recalls:
             following = self._recalling(following, torch.cat((observation, action), dim=-1))
-        unit = self.input.std[:size]
-        margin = self._termination_margin * unit if self._termination_margin > 0.0 else None
         if termination_width > 0.0 and torch.is_grad_enabled():
-            terminated = self.termination.differentiable(
-                following, margin, termination_width * unit
-            )
+            width = termination_width * self.input.std[:size]
+            terminated = self.termination.differentiable(following, self._margin(), width)
         else:
-            terminated = self.termination(following, margin)
+            terminated = self.ended(following)
         if self.reward is None:
             return Prediction(following, sample[:, size], terminated)
         reward = self.reward(observation, action, following, terminated)

@@ -97,7 +97,8 @@ class StepGraph(nn.Module):
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         action = self.scaling.to_action(action, observation)
         mean, _, reward, _ = self.model.moments(observation, action)
-        return mean, reward, 1.0 - self.model.termination(mean)
+        # Plans keep the distance to the bounds that the policy has learned to keep.
+        return mean, reward, 1.0 - self.model.ended(mean)
 
 
 class ValueGraph(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from maac_learning.config import ModelConfig
 from maac_learning.dynamics import DynamicsEnsemble, RewardRule, Shuffle, TerminationRule
 from maac_learning.fitting import _picks, _row_weights, _split, fit
-from maac_learning.graphs import ActionScaling
+from maac_learning.graphs import ActionScaling, ModelGraph, StepGraph
 from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
 
@@ -108,9 +108,12 @@ def test_imagined_episodes_end_by_a_margin_within_the_bounds_where_that_is_asked
     angle = ended.observation[:, 1]
     assert torch.equal(ended.terminated, (angle.abs() > 0.15).float())
     assert 0 < ended.terminated.sum() < 300
-    # What plans and the robot go by stays as it is.
-    following = model.moments(observation, torch.zeros(300, 1))[0]
-    assert torch.equal(model.termination(following), (following[..., 1].abs() > 0.2).float())
+    # Plans go by it too; what is foreseen of the robot is its own end.
+    scaling = ActionScaling(task)
+    following, _, alive = StepGraph(model, scaling)(observation, torch.zeros(300, 1))
+    assert torch.equal(alive, (following[..., 1].abs() <= 0.15).float())
+    following, _, _, foreseen = ModelGraph(model, scaling)(observation, torch.zeros(300, 1))
+    assert torch.equal(foreseen, (following[..., 1].abs() > 0.2).float())
 
 
 def linear_data(rows: int, noise: float, generator: torch.Generator):
