@@ -103,7 +103,7 @@ def test_dropout_leaves_out_less_in_each_layer_and_only_while_training():
     network.biases[2].data.zero_()
     x = torch.zeros(1, 400, 1)
     network.eval()
-    assert network(x).std() == 0.0
+    assert network(x).std() < 1e-6  # rounding differs from row to row on some processors
     network.train()
     outputs = network(x)
     assert outputs.mean().item() == pytest.approx(1.0, rel=0.01)
