@@ -188,7 +188,7 @@ class AgentConfig(schema.Description):
     """Adam's step size for policy, critics and temperature."""
     last_rate: float = Field(default=1.0, gt=0, le=1)
     """Share of ``learning_rate`` that is left at the end of a run; from the first model fit on it falls in a straight
-    line. What makes a policy fall in one evaluation and not in the next is settled by small steps."""
+    line."""
     discount: float = Field(default=0.995, gt=0, lt=1)
     """Gamma, a control step."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
