@@ -218,6 +218,11 @@ _RECORD = Argument(
     "",
     "folder for a recording of every tick, which `maac replay` repeats; empty for none",
 )
+_PRIORITY = Argument(
+    "thread_priority",
+    0,
+    "real-time priority of the policy node, 1 to 99, which needs the right to one; 0 for none",
+)
 _CAMERA_HZ = Argument(
     "camera_hz", 0.0, "pictures a second of the robot on camera_node/image; 0 for none"
 )
@@ -309,6 +314,7 @@ SIM_DEPLOY = Graph(
         _RECOVERY,
         Argument("stop_after_ms", 0.0, "a longer fault latches the stop, ms; 0 for never"),
         _RECORD,
+        _PRIORITY,
         _CAMERA_HZ,
         Argument(
             "namespace",
@@ -334,7 +340,7 @@ SIM_DEPLOY = Graph(
             parameters={
                 **_refs("task", "bundle", "robot", "use_mpc", "seed", "trigger", "goals"),
                 **_refs("max_observation_age_ms", "action_rate_limit", "tick_limit_ms"),
-                **_refs("recovery_ticks", "stop_after_ms", "record"),
+                **_refs("recovery_ticks", "stop_after_ms", "record", "thread_priority"),
                 "use_sim_time": True,
                 "reliable_sensors": True,
                 "autostart": True,
@@ -393,6 +399,7 @@ ROBOT = Graph(
         _RECOVERY,
         Argument("stop_after_ms", 2000.0, "a longer fault latches the stop, ms; 0 for never"),
         _RECORD,
+        _PRIORITY,
         Argument(
             "autostart",
             False,
@@ -420,6 +427,7 @@ ROBOT = Graph(
                 "recovery_ticks",
                 "stop_after_ms",
                 "record",
+                "thread_priority",
                 "autostart",
                 "use_sim_time",
             ),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from maac_ros.bundle import Bundle
 from maac_ros.inference import Array
+from maac_ros.scheduling import as_main_thread
 from maac_ros.task import PlannerSettings
 
 _LEAST_ROWS = 32
@@ -269,7 +270,12 @@ class ModelRollouts:
             )
             for low, high in itertools.pairwise(bounds)
         ]
-        self._pool = ThreadPoolExecutor(count - 1, "planner") if count > 1 else None
+        # A planner may be made by a thread that goes before nobody; its own are for control.
+        self._pool = (
+            ThreadPoolExecutor(count - 1, "planner", initializer=as_main_thread)
+            if count > 1
+            else None
+        )
 
     def run(self, job: Callable[[Share], bool]) -> bool:
         """Draw members, and let ``job`` take every share through a rollout, side by side; true if all say so.

@@ -40,6 +40,8 @@ class LatencyArguments:
     """Shipped bundle name, or path to a bundle."""
     swap_every_s: float | None = None
     """Give the node the bundle anew, and one that is not there, in turn, so long after the last one."""
+    thread_priority: int = 0
+    """Real-time priority of the policy node, 1 to 99; 0 for none."""
     json: Path | None = None
     """Also write the results to this file, and a picture beside it."""
 
@@ -61,6 +63,7 @@ def latency(arguments: Sequence[str]) -> int:
     bundle = load_bundle(chosen.bundle)
     print(f"{bundle.task.name}, {chosen.rate_hz:g} Hz, {chosen.minutes:g} minutes", flush=True)
     words = [chosen.bundle, "--rate", chosen.rate_hz, "--seconds", 60.0 * chosen.minutes]
+    words += ["--thread-priority", chosen.thread_priority]
     if chosen.swap_every_s is not None:
         words += ["--swap-every", chosen.swap_every_s]
     with (
@@ -77,6 +80,7 @@ def latency(arguments: Sequence[str]) -> int:
             shlex.join(["maac", "bench", "latency", *arguments]),
             [row],
             onnxruntime=ort.__version__,
+            thread_priority=chosen.thread_priority,
             bundle=bundle.origin(),
         )
         picture = chosen.json.with_suffix(".png")

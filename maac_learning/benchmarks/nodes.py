@@ -43,6 +43,8 @@ class NodesArguments:
     """Masses of the robot in the middle third, relative to the task's."""
     friction_factor: float = 1.0
     """Friction of all surfaces in the middle third, relative to the task's."""
+    thread_priority: int = 0
+    """Real-time priority of the policy node, 1 to 99; 0 for none."""
     seed: int = 0
     """Seed of simulator and planner."""
     json: Path | None = None
@@ -130,6 +132,7 @@ def nodes(arguments: Sequence[str]) -> int:
             rows,
             onnxruntime=ort.__version__,
             period_ms=period_ms,
+            thread_priority=chosen.thread_priority,
             planner=None if chosen.policy_only else bundle.task.planner.model_dump(),
             bundle=bundle.origin(),
         )
@@ -143,6 +146,7 @@ def _record(chosen: NodesArguments) -> Recording:
     options = {
         "--ticks": chosen.ticks,
         "--seed": chosen.seed,
+        "--thread-priority": chosen.thread_priority,
         "--mass-factor": chosen.mass_factor,
         "--friction-factor": chosen.friction_factor,
         "--log": "{log}",

@@ -32,6 +32,7 @@ from rclpy.subscription import Subscription
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
+from maac_ros import scheduling
 from maac_ros.errors import ConfigError, MaacError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -252,10 +253,14 @@ def run_node(create: Callable[[Exit], RunnableNode], arguments: Sequence[str] | 
 
 
 def in_thread(executor: Executor, work: Callable[[], Any]) -> Future:
-    """Do slow ``work`` beside the executor, which goes on with messages; await the result in a service callback."""
+    """Do slow ``work`` beside the executor, which goes on with messages; await the result in a service callback.
+
+    It is done at no real-time priority, whatever the process has.
+    """
     future = Future(executor=executor)
 
     def run() -> None:
+        scheduling.give_way()
         try:
             future.set_result(work())
         except Exception as reason:

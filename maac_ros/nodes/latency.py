@@ -115,7 +115,12 @@ class _Swapper:
 
 
 def measure(
-    bundle: str, rate_hz: float, seconds: float, log: Path, swap_every_s: float | None = None
+    bundle: str,
+    rate_hz: float,
+    seconds: float,
+    log: Path,
+    swap_every_s: float | None = None,
+    thread_priority: int = 0,
 ) -> Measured:
     """Send N = rate * seconds states, more where no bundle has been taken and none refused by then, and listen.
 
@@ -125,6 +130,7 @@ def measure(
         seconds: how long.
         log: file for the output of the node.
         swap_every_s: from the answer to one bundle to the request for the next; None for none.
+        thread_priority: of the policy node; 0 for no real-time priority.
 
     Raises:
         BundleError: when the bundle cannot be used.
@@ -163,7 +169,9 @@ def measure(
     robot = StandInRobot(probe.node, verified.task, lambda: state, rate_hz)
     swapper = None if swap_every_s is None else _Swapper(verified.path, swap_every_s)
     reader.start()
-    process = start_policy_node(log, bundle=str(verified.path), trigger="observation")
+    process = start_policy_node(
+        log, bundle=str(verified.path), trigger="observation", thread_priority=thread_priority
+    )
     try:
         deadline_s = time.monotonic() + START_SECONDS
         while not answered_s:
@@ -243,12 +251,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--swap-every", type=float, help="seconds between two bundles; none without"
     )
+    parser.add_argument(
+        "--thread-priority", type=int, default=0, help="real-time priority of the policy node"
+    )
     parser.add_argument("--log", type=Path, default=Path("nodes.log"), help="output of the node")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     chosen = parser.parse_args(arguments)
     try:
         measured = measure(
-            chosen.bundle, chosen.rate, chosen.seconds, chosen.log, chosen.swap_every
+            chosen.bundle,
+            chosen.rate,
+            chosen.seconds,
+            chosen.log,
+            chosen.swap_every,
+            chosen.thread_priority,
         )
     except MaacError as reason:
         print(f"latency: {reason}", file=sys.stderr)

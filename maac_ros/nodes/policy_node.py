@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger as TriggerService
 from trajectory_msgs.msg import JointTrajectory
 
+from maac_ros import scheduling
 from maac_ros.binding import Binding, load_robot
 from maac_ros.bundle import Bundle, manifest_yaml, require_same_task
 from maac_ros.controller import Command, Controller
@@ -104,7 +106,10 @@ class PolicyNode(LifecycleNode):
         self._loading = threading.Lock()
         self._taking_back = False
         self._interfaces: list[Callable[[], object]] = []
-        check_values(declare(self, (*AT_CONFIGURE, *AT_RUNTIME, *AT_START)))
+        values = declare(self, (*AT_CONFIGURE, *AT_RUNTIME, *AT_START))
+        check_values(values)
+        if values["thread_priority"]:
+            scheduling.prioritise(values["thread_priority"])
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         self._metadata = self.create_publisher(String, "~/metadata", LATCHED)
@@ -190,7 +195,8 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         values = self._values()
-        loaded = load(values)
+        with ThreadPoolExecutor(1, "loading", initializer=scheduling.give_way) as beside:
+            loaded = beside.submit(load, values).result()
         bundle = loaded.bundle
         if values["task"]:
             require_same_task(bundle, load_task(values["task"]))

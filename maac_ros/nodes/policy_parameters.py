@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from maac_ros import schema
+from maac_ros import scheduling, schema
 from maac_ros.bundle import Manifest
 from maac_ros.check import AGE_PERIODS
 from maac_ros.controller import ControllerSettings
@@ -214,6 +214,15 @@ AT_START = (
         "autostart",
         False,
         "Configure and activate at start, without a lifecycle manager; the process ends when that fails.",
+        fixed=True,
+    ),
+    ParameterSpec(
+        "thread_priority",
+        0,
+        "Real-time priority of all threads of the node (SCHED_FIFO), 1 to 99, so that ticks do not wait for what else "
+        "the cores have to do; needs the right to one. 0 for none.",
+        low=0,
+        high=scheduling.MOST,
         fixed=True,
     ),
 )

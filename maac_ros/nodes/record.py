@@ -28,6 +28,7 @@ def record(
     use_mpc: bool,
     factors: dict[str, float],
     log: Path,
+    thread_priority: int = 0,
 ) -> tuple[Vector, Vector]:
     """Rows (T, columns), and where the robot was changed (T,).
 
@@ -38,6 +39,7 @@ def record(
         use_mpc: plan.
         factors: parameters of ``sim_node`` that the middle third of the ticks has.
         log: file for the output of the nodes.
+        thread_priority: of the policy node; 0 for no real-time priority.
 
     Raises:
         BundleError: when the bundle cannot be used.
@@ -47,7 +49,11 @@ def record(
     patience = 5 * ticks * task.control.period_s + START_SECONDS
     ends = (ticks // 3, 2 * ticks // 3, ticks) if factors else (ticks,)
     parts: list[list[list[float]]] = []
-    arguments = {"seed": seed, "use_mpc": str(use_mpc).lower()}
+    arguments = {
+        "seed": seed,
+        "use_mpc": str(use_mpc).lower(),
+        "thread_priority": thread_priority,
+    }
     with Observer(bundle, task, arguments, log) as observer:
         observer.begin()
         first = len(observer.rows)
@@ -76,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(
             f"--{name}-factor", type=float, default=1.0, help=f"{name} in the middle third"
         )
+    parser.add_argument(
+        "--thread-priority", type=int, default=0, help="real-time priority of the policy node"
+    )
     parser.add_argument("--log", type=Path, default=Path("nodes.log"), help="output of the nodes")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     chosen = parser.parse_args(arguments)
@@ -88,7 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         rows, changed = record(
-            chosen.bundle, chosen.ticks, chosen.seed, not chosen.policy_only, factors, chosen.log
+            chosen.bundle,
+            chosen.ticks,
+            chosen.seed,
+            not chosen.policy_only,
+            factors,
+            chosen.log,
+            chosen.thread_priority,
         )
     except MaacError as reason:
         print(f"record: {reason}", file=sys.stderr)
