@@ -29,14 +29,14 @@ from maac_learning.phases import PhaseClock, timed
 from maac_learning.progress import Pace, Progress, updates_left
 from maac_learning.replay import TransitionBuffer, Transitions, joined
 from maac_learning.runlog import Row, RunLog, rows_from_tensors, rows_to_tensors
+from maac_learning.snapshots import snapshot_of, snapshot_parts
 from maac_learning.symmetry import check_symmetry
 from maac_ros import schema
 from maac_ros.bundle import Bundle
 from maac_ros.command_range import CommandRange
-from maac_ros.conditions import Conditions
 from maac_ros.errors import CheckpointError, ConfigError, TrainingError
 from maac_ros.observation import Vector
-from maac_ros.simulation import Simulation, Snapshot, TaskEnv
+from maac_ros.simulation import Simulation, TaskEnv
 from maac_ros.task import Task, load_task
 
 CONFIG_FILE, TASK_FILE = "config.yaml", "task.yaml"
@@ -447,7 +447,7 @@ class Trainer:
             TrainingError: when the learner's numbers are no longer finite; the older checkpoints remain.
             CheckpointError: when it cannot be written.
         """
-        snapshot = self._env.simulation.snapshot()
+        env_tensors, env_state = snapshot_parts(self._env.simulation.snapshot())
         tensors = {f"agent.{k}": v for k, v in self._agent.state().items()}
         self._watch.require_finite_tensors(self._env_steps, tensors)
         tensors |= {f"model.{k}": v for k, v in self._model.state_dict().items()}
@@ -458,11 +458,7 @@ class Trainer:
         tensors |= {f"rows.{k}": v for k, v in rows_to_tensors(self._log.rows).items()}
         tensors["random.torch"] = self._generator.get_state()
         tensors["random.global"] = torch.get_rng_state()
-        tensors["env.physics"] = torch.from_numpy(snapshot.physics)
-        tensors["env.goal"] = torch.from_numpy(snapshot.goal)
-        tensors["env.pending"] = torch.from_numpy(snapshot.pending)
-        tensors["env.seen"] = torch.from_numpy(snapshot.seen)
-        tensors["env.measured"] = torch.from_numpy(snapshot.measured)
+        tensors |= env_tensors
         tensors["env.observation"] = torch.from_numpy(self._observation)
         state = {
             "env_steps": self._env_steps,
@@ -475,10 +471,7 @@ class Trainer:
             "last_update": [float(x) for x in self._last_update] if self._last_update else None,
             "solved": self._solved,
             "seconds": self._seconds(),
-            "env_elapsed_steps": snapshot.elapsed_steps,
-            "env_random": snapshot.random_state,
-            "env_conditions": snapshot.conditions.model_dump(),
-            "env_own_random": snapshot.own_random_state,
+            **env_state,
         }
         path = checkpoint.save(self.run_dir / "checkpoints", self._env_steps, tensors, state)
         self._saved_at = self._env_steps, self._updates
@@ -508,21 +501,7 @@ class Trainer:
         self._generator.set_state(tensors["random.torch"])
         torch.set_rng_state(tensors["random.global"])
         self._observation = tensors["env.observation"].numpy().copy()
-        # What runs of earlier revisions did not save.
-        empty = torch.zeros(0, dtype=torch.float64)
-        self._env.simulation.restore(
-            Snapshot(
-                tensors["env.physics"].numpy(),
-                state["env_elapsed_steps"],
-                state["env_random"],
-                tensors.get("env.goal", empty).numpy(),
-                Conditions.model_validate(state.get("env_conditions", {})),
-                tensors.get("env.pending", empty).numpy(),
-                state.get("env_own_random", {}),
-                tensors.get("env.seen", empty).numpy(),
-                tensors.get("env.measured", empty).numpy(),
-            )
-        )
+        self._env.simulation.restore(snapshot_of(tensors, state))
         self._env_steps, self._fits = state["env_steps"], state["fits"]
         self._updates, self._update_debt = state["updates"], state["update_debt"]
         self._episode_return = state["episode_return"]
