@@ -694,6 +694,30 @@ def other_task(folder):
     shutil.copytree(bundle_folder("hopper"), folder)
 
 
+def used(rig):
+    """The bundle that the node says it runs."""
+    return rig.statuses[-1][2].get("bundle") if rig.statuses else None
+
+
+@pytest.fixture
+def damaged(pendulum, tmp_path):
+    """``damaged(damage)``: what a reload says of the bundle that runs, once its files are damaged."""
+    rig, folder = pendulum, tmp_path / "bundle"
+    shutil.copytree(rig.bundle.path, folder)
+    assert set_parameter(rig, "bundle", str(folder)).successful
+    rig.until(lambda: used(rig) == str(folder), "bundle")
+
+    def reload(damage):
+        damage(folder)
+        answer = trigger(rig, "reload")
+        assert not answer.success
+        return answer.message.replace(f"{folder}/", "").partition("\n")[0]
+
+    yield reload
+    assert set_parameter(rig, "bundle", str(rig.bundle.path)).successful
+    rig.until(lambda: used(rig) == str(rig.bundle.path), "bundle")
+
+
 @pytest.mark.parametrize(
     ("fault", "damage"),
     [
@@ -706,22 +730,13 @@ def other_task(folder):
         ("reload: the bundle of another task", other_task),
     ],
 )
-def test_fault_of_a_bundle(pendulum, table, tmp_path, fault, damage):
-    rig, folder = pendulum, tmp_path / "bundle"
-    shutil.copytree(rig.bundle.path, folder)
-    assert set_parameter(rig, "bundle", str(folder)).successful
-    assert trigger(rig, "reload").success
-    damage(folder)
-    rig.healthy()
-    ticks = len(rig.ticks)
-    answer = trigger(rig, "reload")
-    assert not answer.success
-    told = answer.message.replace(f"{folder}/", "").partition("\n")[0]
+def test_fault_of_a_bundle(pendulum, table, damaged, fault, damage):
+    pendulum.healthy()
+    ticks = len(pendulum.ticks)
+    told = damaged(damage)
     assert matches(EXPECTED[fault].said, f"refused: {told}", whole=True), told
-    rig.watch()
-    assert set(rig.modes(ticks)) == {POLICY}
-    assert set_parameter(rig, "bundle", str(rig.bundle.path)).successful
-    assert trigger(rig, "reload").success
+    pendulum.watch()
+    assert set(pendulum.modes(ticks)) == {POLICY}
     table.add(fault)
 
 
