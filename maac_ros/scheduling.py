@@ -36,6 +36,12 @@ def prioritise(priority: int) -> None:
                 ) from reason
 
 
+def priority() -> int:
+    """Real-time priority of the main thread of this process; 0 for none."""
+    known = _scheduling(os.getpid())
+    return known[1] if known is not None else 0
+
+
 def give_way() -> None:
     """Let the calling thread have no real-time priority any more: for long work, which control must not wait for."""
     now = _scheduling(0)

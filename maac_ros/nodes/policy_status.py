@@ -10,6 +10,7 @@ from maac_ros.bundle import Bundle
 from maac_ros.modes import Mode
 from maac_ros.nodes.control_loop import ControlLoop, LoopReport
 from maac_ros.recording import FlightRecorder
+from maac_ros.scheduling import priority
 from maac_ros.timing import Summary
 
 
@@ -82,7 +83,9 @@ def _judge(report: LoopReport, tick_limit_s: float) -> tuple[bytes, str]:
     if command.reason:
         return DiagnosticStatus.WARN, f"{command.mode.value}: {command.reason}"
     if report.missed_now:
-        return DiagnosticStatus.WARN, f"{command.mode.value}: {report.missed_now} deadlines missed"
+        told = f"{command.mode.value}: {report.missed_now} deadlines missed"
+        # What else the cores had to do may have come first.
+        return DiagnosticStatus.WARN, told + ("" if priority() else " (thread_priority is 0)")
     return DiagnosticStatus.OK, command.mode.value
 
 
@@ -126,6 +129,7 @@ def _values(bundle: Bundle, loop: ControlLoop, report: LoopReport) -> dict[str, 
         **_summary("planning", statistics.planning.summary()),
         **_summary("age", report.age),
         "missed_deadlines": report.missed_deadlines,
+        "thread_priority": priority(),
         "overtaken_messages": report.overtaken,
         "observation_age_ms": report.observation_age_s * 1e3,
         **{f"age_ms.{source}": age_s * 1e3 for source, age_s in report.ages_s.items()},

@@ -212,7 +212,9 @@ EXPECTED = {
     "a plan that does not fit the period": Row(
         POLICY, "policy: no plan fits 32.0 ms", "as soon as one fits"
     ),
-    "the node frozen for half a second": Row("nothing, then as before", "… deadlines missed"),
+    "the node frozen for half a second": Row(
+        "nothing, then as before", "… deadlines missed (thread_priority is 0)"
+    ),
     "a second policy node on the same topic": Row(
         "policy of the first; nothing by the second, which is not activated",
         "somebody else commands on /policy_controller/commands",

@@ -59,9 +59,13 @@ def running(bench, joints, start, untrained_bundle):
 
 @pytest.mark.skipif(not permitted(), reason="this process may not have a real-time priority")
 def test_every_thread_that_control_waits_for_has_the_priority(bench, joints, running):
+    statuses = bench.diagnostics()
     process, ticks = running(thread_priority=PRIORITY)
     wanted = (os.SCHED_FIFO, PRIORITY)
     joints.until(lambda: set(scheduling(process.pid)) == {wanted}, "priority of all threads")
+    joints.until(
+        lambda: statuses and statuses[-1][2].get("thread_priority") == str(PRIORITY), "diagnosis"
+    )
     # Another bundle is loaded by a thread that has no priority, and makes a planner that has.
     client = bench.probe.create_client(Trigger, "/policy_node/reload")
     joints.until(client.service_is_ready, "service")
