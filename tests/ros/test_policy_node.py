@@ -579,7 +579,7 @@ def test_parameters_that_were_dumped_are_loaded_again(bench, commanding, bundle,
     refused = {result.reason for result in loaded if not result.successful}
     # None but those that no node takes after its start.
     fixed = [d.name for d in node.describe_parameters(names) if d.read_only]
-    assert not set(fixed) & (set(SPECS) - {"autostart"})
+    assert set(fixed) & set(SPECS) == {"autostart", "thread_priority"}
     assert refused == {f"Trying to set a read-only parameter: {name}." for name in fixed}
     assert {name: node.get_parameter(name).value for name in names} == kept
     assert commands
