@@ -15,7 +15,7 @@ from torch import Tensor
 from maac_learning.checkpoint import optimizer_tensors
 from maac_learning.config import AgentConfig
 from maac_learning.draws import Draws
-from maac_learning.dynamics import RESIDUALS, DynamicsEnsemble, Prediction
+from maac_learning.dynamics import DynamicsEnsemble, Prediction
 from maac_learning.networks import Critics, Policy
 from maac_learning.objectives import (
     Rollout,
@@ -191,11 +191,7 @@ class Agent:
         """Unroll policy and ensemble from (B, O), B a multiple of E; a row follows one member, redrawn every step."""
         rows, observations = start.shape
         action_noise = draws.normal(horizon + 1, rows, self.policy.actions)
-        if model.residuals is None:
-            state_noise = draws.normal(horizon, rows, observations)
-        else:
-            picks = draws.below(RESIDUALS, horizon, model.members, rows // model.members)
-            state_noise = model.deviations(picks)
+        state_noise = draws.normal(horizon, rows, observations)
         shuffles = draws.shuffles(horizon, rows)
 
         def step(observation: Tensor, action: Tensor, t: int) -> Prediction:

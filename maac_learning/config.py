@@ -49,10 +49,6 @@ class ModelConfig(schema.Description):
     variance_power: float = Field(default=0.5, ge=0, le=1)
     """Power of the predicted variance that weighs the likelihood (beta of Seitzer et al., 2022). At 0 it is the plain
     likelihood, which gives up on what is hard to predict; at 1 means learn as from squared error."""
-    draws: Literal["normal", "residuals"] = "normal"
-    """What imagined steps deviate from their means by, in predicted standard deviations: normal numbers, or the
-    deviations of held-out transitions, each drawn as a whole. Those are mostly smaller and at times far larger than
-    normal ones, and of all entries at once, as when a foot hits the ground."""
     reward: Literal["learned", "analytic"] = "learned"
     """Reward of model rollouts: an output of the networks, or the task's ``reward.analytic`` terms."""
     bootstrap: Literal["none", "resampled", "weighted"] = "none"

@@ -26,10 +26,6 @@ class Draws:
         """Standard normal numbers."""
         return self._give(lambda g: torch.randn(shape, generator=g))
 
-    def below(self, high: int, *shape: int) -> Tensor:
-        """Whole numbers from 0 to ``high`` - 1."""
-        return self._give(lambda g: torch.randint(high, shape, generator=g))
-
     def shuffles(self, count: int, rows: int) -> list[Shuffle]:
         """``count`` independent random orders of ``rows``."""
 

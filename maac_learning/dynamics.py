@@ -15,9 +15,6 @@ from maac_ros.memory import Memory
 from maac_ros.task import Task
 from maac_ros.terms import GOAL_SOURCES, Transition
 
-RESIDUALS = 2048
-"""Deviations of held-out transitions that each member keeps to draw from."""
-
 
 class Prediction(NamedTuple):
     """One model step. ``terminated`` is 1 where the predicted observation ends the episode."""
@@ -119,7 +116,6 @@ class DynamicsEnsemble(nn.Module):
     """
 
     residual_variance: Tensor
-    residuals: Tensor | None
     _arrangement: Tensor
     _gain: Tensor
     _partner: Tensor
@@ -181,8 +177,6 @@ class DynamicsEnsemble(nn.Module):
             self.log_std = nn.Parameter(torch.zeros(config.members, 1, outputs))
         else:
             self.register_buffer("residual_variance", torch.ones(config.members, 1, outputs))
-        kept = torch.zeros(config.members, RESIDUALS, observations)
-        self.register_buffer("residuals", kept if config.draws == "residuals" else None)
         self.eval()
 
     @property
@@ -228,28 +222,6 @@ class DynamicsEnsemble(nn.Module):
             inputs = self.heading.into(inputs, facing)
         mean, variance = self.normalized(inputs)
         return self.target.denormalize(mean), self.target.std * variance.sqrt(), facing
-
-    @torch.no_grad()
-    def keep_residuals(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> None:
-        """Keep what transitions deviate by, to draw from in imagined steps, where the settings ask for that.
-
-        Args:
-            inputs: (E, N, O + A) in the frame of :meth:`framed`, of transitions that the networks have not learned.
-            targets: (N, O + 1) or (E, N, O + 1), in that frame and normalised.
-            generator: CPU random stream; each member keeps as many as it draws from N, with replacement.
-        """
-        if self.residuals is None:
-            return
-        mean, variance = self.normalized(inputs)
-        deviation = ((targets - mean) / variance.sqrt())[..., : self.observations]
-        rows = torch.randint(inputs.shape[1], (RESIDUALS,), generator=generator)
-        self.residuals.copy_(deviation[:, rows.to(deviation.device)])
-
-    def deviations(self, picks: Tensor) -> Tensor:
-        """Kept deviations (..., E n, O), as :meth:`step` takes them, for ``picks`` (..., E, n) below RESIDUALS."""
-        assert self.residuals is not None
-        member = torch.arange(self.members, device=picks.device)[:, None]
-        return self.residuals[member, picks].flatten(-3, -2)
 
     def outcome(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std (E, B, O + 1) of the change of observation, and of the reward, for raw inputs (E, B, O + A)."""
@@ -321,7 +293,7 @@ class DynamicsEnsemble(nn.Module):
             observation: (B, O), with B a multiple of E.
             action: (B, A), normalised.
             shuffle: deals the rows to the members; None deals the first B / E rows to the first, and so on.
-            noise: (B, O) deviations in predicted standard deviations, in the order in which the rows are dealt.
+            noise: (B, O) standard normal, in the order in which the rows are dealt.
             termination_width: of :meth:`TerminationRule.differentiable`, in standard deviations of the observation;
                 0 for no gradient through terminations.
         """

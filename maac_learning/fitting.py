@@ -106,7 +106,6 @@ def fit(
             mean, _ = model.normalized(validation_inputs)
             residual = ((mean - validation_targets) ** 2).mean(dim=1, keepdim=True)
             model.residual_variance.copy_(residual.clamp(min=_LEAST_VARIANCE))
-    model.keep_residuals(validation_inputs, validation_targets, generator)
     return FitReport(step, float(best.mse.mean()))
 
 

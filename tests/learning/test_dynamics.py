@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from maac_learning.config import ModelConfig
-from maac_learning.dynamics import (
-    RESIDUALS,
-    DynamicsEnsemble,
-    RewardRule,
-    Shuffle,
-    TerminationRule,
-)
-from maac_learning.fitting import _picks, _row_weights, _split, fit, held_out_rows
+from maac_learning.dynamics import DynamicsEnsemble, RewardRule, Shuffle, TerminationRule
+from maac_learning.fitting import _picks, _row_weights, _split, fit
 from maac_learning.graphs import ActionScaling, ModelGraph, StepGraph
 from maac_ros.simulation import TaskEnv
 from maac_ros.task import load_task
@@ -225,31 +219,6 @@ def test_what_is_new_is_learned_where_it_counts_for_more():
             return float(((mean - model.target.normalize(later[1])) ** 2).mean())
 
     assert error(0.5) < 0.5 * error(0.0)
-
-
-def test_deviations_are_those_of_held_out_transitions_each_as_a_whole():
-    """Kicks that are seldom, far from normal, and of all entries at once."""
-    settings = {"draws": "residuals", "noise": "residual", "max_validation": 4000}
-    config = CONFIG.model_copy(update=settings)
-    generator = torch.Generator().manual_seed(7)
-    inputs, targets = linear_data(20_000, 0.1, generator)
-    kicked = torch.rand(len(targets), generator=generator) < 0.02
-    targets[kicked] += 2.0
-    model = ensemble(config)
-    fit(model, inputs, targets, config, 600, generator)
-    picks = torch.randint(RESIDUALS, (2, model.members, 1000), generator=generator)
-    drawn = model.deviations(picks)
-    assert drawn.shape == (2, 3000, 4)
-    far = drawn > 4.0
-    held_out = kicked[held_out_rows(len(targets), config)].float().mean()
-    assert far.float().mean() == pytest.approx(held_out.item(), rel=0.5)
-    # Where one entry is kicked all are: drawn one by one, they would be in one row of 100 000.
-    assert (drawn[far[..., 0]] > 2.0).all(dim=-1).float().mean() > 0.95
-    # Each row is its member's own.
-    own = model.residuals[1, picks[0, 1]]
-    assert torch.equal(drawn[0, 1000:2000], own)
-    assert "residuals" in model.state_dict()
-    assert "residuals" not in ensemble().state_dict()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
