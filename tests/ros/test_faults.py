@@ -717,6 +717,7 @@ def damaged(pendulum, tmp_path):
 
     yield reload
     assert set_parameter(rig, "bundle", str(rig.bundle.path)).successful
+    assert trigger(rig, "reload").success
     rig.until(lambda: used(rig) == str(rig.bundle.path), "bundle")
 
 

@@ -57,8 +57,9 @@ def running(bench, joints, start, untrained_bundle):
     return run
 
 
-@pytest.mark.skipif(not permitted(), reason="this process may not have a real-time priority")
 def test_every_thread_that_control_waits_for_has_the_priority(bench, joints, running):
+    if not permitted():
+        pytest.skip("this process may not have a real-time priority")
     statuses = bench.diagnostics()
     process, ticks = running(thread_priority=PRIORITY)
     wanted = (os.SCHED_FIFO, PRIORITY)
