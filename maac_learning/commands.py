@@ -255,6 +255,8 @@ class ExportArguments:
     """Folder of the bundle; by default SOURCE/bundle. From a bundle: with new small networks for planning."""
     planner: Path | None = None
     """With --output, from a bundle: YAML file with settings of the planner on top of its own; see PlannerSettings."""
+    value_steps: int | None = None
+    """With --output, from a bundle: model steps for which its V(s) follows the policy; by default as many as before."""
     leapp: Path | None = None
     """Folder for the policy as a LEAPP graph too, which NVIDIA's runtime in C++ takes."""
 
@@ -264,10 +266,14 @@ def export(arguments: Sequence[str]) -> int:
     chosen = tyro.cli(ExportArguments, prog="maac export", args=list(arguments))
     # What is no run's folder can only be a bundle.
     ready = not (chosen.source / CONFIG_FILE).is_file() and (chosen.output or chosen.leapp)
-    if chosen.planner is not None and not (ready and chosen.output):
-        raise ConfigError(
-            "--planner: got a file; expected it only with --output, and from a bundle"
-        )
+    if not (ready and chosen.output):
+        for name, got in (("--planner", chosen.planner), ("--value-steps", chosen.value_steps)):
+            if got is not None:
+                raise ConfigError(
+                    f"{name}: got '{got}'; expected it only with --output, and from a bundle"
+                )
+    if chosen.value_steps is not None and chosen.value_steps < 0:
+        raise ConfigError(f"--value-steps: got {chosen.value_steps}; expected 0 or more")
     if ready:
         bundle = load_bundle(str(chosen.source))
         if chosen.output is not None:
@@ -275,7 +281,10 @@ def export(arguments: Sequence[str]) -> int:
 
             own, file = bundle.task.planner, chosen.planner
             bundle = export_renewed(
-                bundle, chosen.output, None if file is None else planner_settings(own, file)
+                bundle,
+                chosen.output,
+                None if file is None else planner_settings(own, file),
+                value_steps=chosen.value_steps,
             )
             _tell_export(bundle)
     else:
@@ -293,7 +302,7 @@ def _tell_export(bundle: Bundle) -> None:
     known = bundle.manifest.state_value
     if known is not None:
         print(
-            f"V(s): {1.0 - known.unexplained:.2%} of the critics' variance explained, "
+            f"V(s): {1.0 - known.unexplained:.2%} of the variance over states explained, "
             f"{1.0 - known.unexplained_among_candidates:.1%} of that among candidates of a plan"
         )
     distilled = bundle.manifest.distilled

@@ -35,6 +35,7 @@ def learn_planning_networks(
     graphs: Mapping[str, nn.Module],
     task: Task,
     observations: Tensor,
+    discount: float,
     config: PlanningConfig,
     seed: int,
 ) -> tuple[dict[str, nn.Module], dict[str, Any]]:
@@ -46,6 +47,7 @@ def learn_planning_networks(
         graphs: ``policy``, ``step`` and ``value`` of a bundle, of :mod:`maac_learning.graphs`, on the CPU.
         task: of the bundle.
         observations: (N, O) of the robot, the newest last.
+        discount: of the bundle.
         config: sizes and gradient steps, at least 1.
         seed: of its own random stream.
 
@@ -61,7 +63,9 @@ def learn_planning_networks(
     told: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        known, unknown = draw_candidates(graphs, task, members, observations, config.steps)
+        known, unknown = draw_candidates(
+            graphs, task, members, observations, config.steps, discount, config.value_steps
+        )
         hidden = _no_wider(config.hidden, value.critics.hidden)
         modules["state_value"], told["state_value"] = learn_state_value(
             known, unknown, hidden, config.steps

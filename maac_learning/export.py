@@ -97,7 +97,7 @@ def export_bundle(
         modules = graph_modules(agent, model, task)
         if planning is not None and planning.steps > 0:
             learned, told = learn_planning_networks(
-                modules, task, observations.cpu(), planning, seed
+                modules, task, observations.cpu(), agent.config.discount, planning, seed
             )
             modules |= learned
             manifest |= told

@@ -30,6 +30,7 @@ def export_renewed(
     planner: PlannerSettings | None = None,
     config: PlanningConfig | None = None,
     seed: int = 0,
+    value_steps: int | None = None,
 ) -> Bundle:
     """Write ``bundle`` to ``path`` with small networks learned from its own, on states that its policy comes through.
 
@@ -39,6 +40,7 @@ def export_renewed(
         planner: of the new bundle; by default its own.
         config: as in training; by default that of training.
         seed: of the episodes played, and of learning.
+        value_steps: in place of the one in ``config``; by default that of the bundle's own V(s), where it has one.
 
     Raises:
         TaskError: when its task cannot be simulated here.
@@ -51,8 +53,13 @@ def export_renewed(
         name: getattr(networks, name).module for name in ("policy", "step", "value")
     }
     observations = torch.from_numpy(_played(bundle, seed))
+    config = config or PlanningConfig()
+    if value_steps is None and manifest.state_value is not None:
+        value_steps = manifest.state_value.model_steps
+    if value_steps is not None:
+        config = config.model_copy(update={"value_steps": value_steps})
     learned, told = learn_planning_networks(
-        own, task, observations, config or PlanningConfig(), seed
+        own, task, observations, manifest.discount, config, seed
     )
     fields: dict[str, Any] = {
         **dict(manifest),

@@ -1,8 +1,12 @@
-"""V(s), learned from the critics: their mean at the policy's own action, as one network of the state alone.
+"""V(s): what the policy collects from a state on as it acts on the robot, as one network of the state alone.
 
 A plan closes each candidate's rollout with it, where it would else ask the policy and then every critic: about half
-of what a plan computes. What it must tell apart are the candidates of one plan, which differ by a hundredth of the
-variance over all states, so that this is part of its loss.
+of what a plan computes. These tell the value of another policy, one that explores and is paid for it, and a plan that
+goes by them need not be better than the policy. By the policy's own value it is, as far as model and value are right
+(rollout algorithms: Bertsekas, Dynamic Programming and Optimal Control, volume I).
+
+What it must tell apart are the candidates of one plan, which differ by a hundredth of the variance over all states, so
+that this is part of its loss.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ def learn_state_value(
         steps: gradient steps, at least 1.
 
     Returns:
-        The network, and how far it is from the critics on ``unknown``.
+        The network, and how far it is from what it has learned on ``unknown``.
     """
     network = StateValue(known.reached.shape[-1], hidden)
     _fit(network, known, steps)
@@ -66,6 +70,7 @@ def _error(network: StateValue, data: Candidates) -> StateValueError:
         return float(of.square().mean() / all_of.square().mean().clamp(min=_LEAST_VARIANCE))
 
     return StateValueError(
+        model_steps=data.value_steps,
         rows=error.numel(),
         unexplained=share(error, data.values - data.values.mean()),
         unexplained_among_candidates=share(_among(error), _among(data.values)),

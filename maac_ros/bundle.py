@@ -102,17 +102,22 @@ class Observed(schema.Description):
 
 
 class StateValueError(schema.Description):
-    """How far ``state_value.onnx`` is from what it has learned, the mean of the critics at the policy's own action.
+    """How far ``state_value.onnx`` is from what it has learned: what the policy collects, followed through the model.
 
     On states that candidates of plans reach from observations that it has not learned from.
     """
 
+    model_steps: int = Field(default=0, ge=0)
+    """For which it was followed, before the critics' mean at its own action closed the sum."""
     rows: int = Field(ge=1)
     """Such states."""
     unexplained: Finite = Field(ge=0)
     """Its mean squared error, as a share of the variance over all of them."""
     unexplained_among_candidates: Finite = Field(ge=0)
-    """The same of what sets apart states that are as many steps from the same observation: plans compare only these."""
+    """The same of what sets apart states that are as many steps from the same observation: plans compare only these.
+
+    Where states lead apart within ``model_steps``, most of it is chance that no network can learn.
+    """
 
 
 class DistillationError(schema.Description):

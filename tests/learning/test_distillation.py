@@ -6,7 +6,7 @@ import torch
 
 from maac_learning import renewal
 from maac_learning.agent import Agent
-from maac_learning.candidates import draw_candidates
+from maac_learning.candidates import acting_values, draw_candidates
 from maac_learning.cli import main
 from maac_learning.config import AgentConfig, ModelConfig, PlanningConfig
 from maac_learning.distillation import learn_planning_networks
@@ -44,8 +44,8 @@ def hopper():
 
 def learn(hopper, steps, seed=0, hidden=(30, 30)):
     task, modules, observations = hopper
-    config = PlanningConfig(hidden=hidden, steps=steps)
-    return learn_planning_networks(modules, task, observations, config, seed)
+    config = PlanningConfig(hidden=hidden, steps=steps, value_steps=2)
+    return learn_planning_networks(modules, task, observations, 0.99, config, seed)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_state_value_says_what_the_critics_say_on_average_of_the_policys_action(
     agent, model, observations = made(task, hidden=(24, 24))
     own = graph_modules(agent, model, task)
     torch.manual_seed(0)
-    known, unknown = draw_candidates(own, task, 3, observations, 1500)
+    known, unknown = draw_candidates(own, task, 3, observations, 1500, 0.99, value_steps=0)
     network, error = learn_state_value(known, unknown, (48, 48), 1500)
     with torch.no_grad():
         action, _ = own["policy"](observations)
@@ -74,6 +74,38 @@ def test_state_value_says_what_the_critics_say_on_average_of_the_policys_action(
     assert error.unexplained_among_candidates < 0.3
     _, early = learn_state_value(known, unknown, (48, 48), 20)
     assert early.unexplained_among_candidates > error.unexplained_among_candidates
+
+
+def test_values_are_those_of_the_policy_without_noise_through_one_member():
+    task = load_task("hopper")
+    agent, model, observations = made(task, hidden=(24, 24))
+    own = graph_modules(agent, model, task)
+    states = observations[:14].view(7, 2, -1)
+    got = acting_values(own, states, 3, 0.9, value_steps=4)
+    with torch.no_grad():
+        for group in range(7):
+            state = states[group].expand(3, -1, -1)
+            total, weight = torch.zeros(2), torch.ones(2)
+            for _ in range(4):
+                action = own["policy"](state[0])[0]
+                following, reward, alive = own["step"](state, action.expand(3, -1, -1))
+                # Groups are dealt to the members in turn.
+                total += weight * reward[group % 3]
+                weight *= 0.9 * alive[group % 3]
+                state = following[group % 3].expand(3, -1, -1)
+            closing = own["value"](state[0], own["policy"](state[0])[0]).mean(dim=0)
+            np.testing.assert_allclose(got[group], total + weight * closing, rtol=1e-4)
+
+
+def test_values_count_nothing_after_the_end():
+    task = load_task("hopper")
+    agent, model, observations = made(task, hidden=(24, 24))
+    own = graph_modules(agent, model, task)
+    fallen = observations[:6].view(3, 2, -1).clone()
+    fallen[..., [entry.name for entry in task.observation_entries()].index("rootz/position")] = -9.0
+    values = [acting_values(own, fallen, 3, 0.99, steps) for steps in (0, 1, 9)]
+    assert not torch.allclose(values[0], values[1])
+    assert torch.equal(values[1], values[2])
 
 
 def test_each_small_member_does_what_its_own_does_and_the_small_policy_too(hopper, learned):
@@ -114,7 +146,7 @@ def test_what_is_recalled_follows_exactly(tmp_path):
     agent, model, observations = made(task)
     config = PlanningConfig(hidden=(8,), steps=3)
     modules, told = learn_planning_networks(
-        graph_modules(agent, model, task), task, observations, config, 0
+        graph_modules(agent, model, task), task, observations, 0.99, config, 0
     )
     assert np.isfinite(told["distilled"].step)
     states = observations[:6].expand(3, -1, -1)
@@ -165,6 +197,7 @@ def test_a_bundle_is_given_them(tmp_path, monkeypatch, capsys):
     assert new.task == old.task
     for name in ("policy", "model", "step", "value"):
         assert new.manifest.sha256[f"{name}.onnx"] == old.manifest.sha256[f"{name}.onnx"]
+    assert new.manifest.state_value.model_steps == config.value_steps
     # And once more, from one that has them.
     again = renewal.export_renewed(new, tmp_path / "again", config=config)
     assert again.manifest.sha256 == new.manifest.sha256
@@ -176,13 +209,18 @@ def test_a_bundle_is_given_them(tmp_path, monkeypatch, capsys):
     file = tmp_path / "planner.yaml"
     file.write_text("{candidates: 24, model: distilled}")
     options = ["--output", str(tmp_path / "plain"), "--planner", str(file)]
-    assert main(["export", str(new.path), *options]) == 0
-    assert "of the critics' variance explained" in capsys.readouterr().out
+    assert main(["export", str(new.path), *options, "--value-steps", "3"]) == 0
+    assert "of the variance over states explained" in capsys.readouterr().out
     plain = load_bundle(tmp_path / "plain")
+    assert plain.manifest.state_value.model_steps == 3
     assert plain.distilled_step is None
     assert plain.task.planner == new.task.planner.model_copy(
         update={"candidates": 24, "model": "distilled"}
     )
+    assert main(["export", str(new.path), *options, "--value-steps", "-1"]) == 2
+    assert "--value-steps: got -1; expected 0 or more" in capsys.readouterr().err
+    assert main(["export", str(new.path), "--leapp", "out", "--value-steps", "3"]) == 2
+    assert "--value-steps: got '3'; expected it only with --output" in capsys.readouterr().err
     file.write_text("{candidates: 2}")
     assert main(["export", str(new.path), *options]) == 2
     assert "candidates: got 2" in capsys.readouterr().err
