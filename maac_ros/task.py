@@ -84,7 +84,7 @@ class PlannerSettings(schema.Description):
     have learned what these do, several times as fast and less exact (where a bundle has none, as with ``ensemble``)."""
     terminal_value: Literal["mean", "minimum", "state_value"] = "mean"
     """What closes the horizon: mean or least of the critics at the policy's action, or the network that has learned
-    their mean, much faster and less exact (where a bundle has none, as with ``mean``)."""
+    what the policy collects as it acts, much faster (where a bundle has none, as with ``mean``)."""
     weighting: Literal["elites", "mppi"] = "elites"
     """Elites count alike, or by the exponential of their returns."""
     temperature: float = Field(default=0.5, gt=0)
