@@ -252,7 +252,7 @@ class PlanningConfig(schema.Description):
     """Widths of their hidden layers, where those that they learn from are no narrower."""
     steps: int = Field(default=8000, ge=0)
     """Gradient steps by which each of them is learned; with 0 a bundle has none."""
-    value_steps: int = Field(default=20, ge=0)
+    value_steps: int = Field(default=5, ge=0)
     """Model steps for which V(s) follows the policy as it acts, without noise, before the critics close it."""
 
 
