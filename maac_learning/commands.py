@@ -277,14 +277,15 @@ def export(arguments: Sequence[str]) -> int:
     if ready:
         bundle = load_bundle(str(chosen.source))
         if chosen.output is not None:
-            from maac_learning.renewal import export_renewed
+            from maac_learning.renewal import export_renewed, own_config
 
-            own, file = bundle.task.planner, chosen.planner
+            own, file, steps = bundle.task.planner, chosen.planner, chosen.value_steps
+            config = own_config(bundle)
             bundle = export_renewed(
                 bundle,
                 chosen.output,
                 None if file is None else planner_settings(own, file),
-                value_steps=chosen.value_steps,
+                config if steps is None else config.model_copy(update={"value_steps": steps}),
             )
             _tell_export(bundle)
     else:

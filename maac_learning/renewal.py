@@ -30,7 +30,6 @@ def export_renewed(
     planner: PlannerSettings | None = None,
     config: PlanningConfig | None = None,
     seed: int = 0,
-    value_steps: int | None = None,
 ) -> Bundle:
     """Write ``bundle`` to ``path`` with small networks learned from its own, on states that its policy comes through.
 
@@ -38,9 +37,8 @@ def export_renewed(
         bundle: a verified bundle.
         path: folder to create or replace.
         planner: of the new bundle; by default its own.
-        config: as in training; by default that of training.
+        config: as in training; by default :func:`own_config`.
         seed: of the episodes played, and of learning.
-        value_steps: in place of the one in ``config``; by default that of the bundle's own V(s), where it has one.
 
     Raises:
         TaskError: when its task cannot be simulated here.
@@ -53,13 +51,8 @@ def export_renewed(
         name: getattr(networks, name).module for name in ("policy", "step", "value")
     }
     observations = torch.from_numpy(_played(bundle, seed))
-    config = config or PlanningConfig()
-    if value_steps is None and manifest.state_value is not None:
-        value_steps = manifest.state_value.model_steps
-    if value_steps is not None:
-        config = config.model_copy(update={"value_steps": value_steps})
     learned, told = learn_planning_networks(
-        own, task, observations, manifest.discount, config, seed
+        own, task, observations, manifest.discount, config or own_config(bundle), seed
     )
     fields: dict[str, Any] = {
         **dict(manifest),
@@ -84,6 +77,13 @@ def export_renewed(
         graphs[name], arrays = export_graph(module, signatures[name], inputs)
         golden |= {f"{name}.{key}": value for key, value in arrays.items()}
     return write_bundle(path, fields, graphs, golden)
+
+
+def own_config(bundle: Bundle) -> PlanningConfig:
+    """That of training, with as many model steps in V(s) as ``bundle`` has in its own, where it has one."""
+    known = bundle.manifest.state_value
+    steps = {} if known is None else {"value_steps": known.model_steps}
+    return PlanningConfig().model_copy(update=steps)
 
 
 def _played(bundle: Bundle, seed: int) -> Array:
