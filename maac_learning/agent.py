@@ -161,7 +161,7 @@ class Agent:
         if train_actor or shared:
             steps = max(steps, config.critic_horizon) if shared else steps
             with torch.set_grad_enabled(train_actor):
-                rollout = self.rollout(model, batch.observation, steps, draws)
+                rollout = self.rollout(model, batch.observation, steps, draws, config.horizon)
         temperature = self.log_temperature.detach().exp() * float(config.entropy)
         if shared:
             assert rollout is not None
@@ -186,9 +186,17 @@ class Agent:
         return self.rollout(model, start, length, Draws(generator, start.device)).transitions()
 
     def rollout(
-        self, model: DynamicsEnsemble, start: Tensor, horizon: int, draws: Draws
+        self,
+        model: DynamicsEnsemble,
+        start: Tensor,
+        horizon: int,
+        draws: Draws,
+        differentiable: int | None = None,
     ) -> Rollout:
-        """Unroll policy and ensemble from (B, O), B a multiple of E; a row follows one member, redrawn every step."""
+        """Unroll policy and ensemble from (B, O), B a multiple of E; a row follows one member, redrawn every step.
+
+        ``differentiable`` as for :func:`maac_learning.objectives.unroll`.
+        """
         rows, observations = start.shape
         action_noise = draws.normal(horizon + 1, rows, self.policy.actions)
         state_noise = draws.normal(horizon, rows, observations)
@@ -198,10 +206,16 @@ class Agent:
             width = self.config.termination_width
             return model.step(observation, action, shuffles[t], state_noise[t], width)
 
-        return self._unroll(model, start, horizon, action_noise, step)
+        return self._unroll(model, start, horizon, action_noise, step, differentiable)
 
     def _unroll(
-        self, model: DynamicsEnsemble, start: Tensor, horizon: int, noise: Tensor, step: Step
+        self,
+        model: DynamicsEnsemble,
+        start: Tensor,
+        horizon: int,
+        noise: Tensor,
+        step: Step,
+        differentiable: int | None = None,
     ) -> Rollout:
         """Unroll with the actions' noise (H + 1, B, A) given; no gradient enters the model's weights."""
 
@@ -210,7 +224,14 @@ class Agent:
             return self.policy.squashed(outputs, noise[t]), outputs
 
         with _frozen(model):
-            return unroll(start, horizon, act, step, lambda o: self.policy.log_density(o, noise))
+            return unroll(
+                start,
+                horizon,
+                act,
+                step,
+                lambda outputs: self.policy.log_density(outputs, noise),
+                differentiable,
+            )
 
     def _learn_from_rollout(
         self, rollout: Rollout, temperature: Tensor, draws: Draws

@@ -69,7 +69,12 @@ Step = Callable[[Tensor, Tensor, int], Prediction]
 
 
 def unroll(
-    observation: Tensor, horizon: int, act: Act, step: Step, density: Density | None = None
+    observation: Tensor,
+    horizon: int,
+    act: Act,
+    step: Step,
+    density: Density | None = None,
+    differentiable: int | None = None,
 ) -> Rollout:
     """Chain policy and model for ``horizon`` steps from (B, O); gradients flow wherever the functions let them.
 
@@ -80,18 +85,25 @@ def unroll(
         step: (observation, action, t) to the model's sample.
         density: where given, ``act`` returns in place of the log-density what it follows from, (B, ...), and this
             maps all of it, (H + 1, B, ...), to the log-densities (H + 1, B) at once.
+        differentiable: model steps that gradients flow through, and the action after them; by default all. Those of
+            :meth:`Rollout.first` would else pass through all later ones too, as zeros.
     """
+    wanted = torch.is_grad_enabled()
+    last = horizon if differentiable is None else differentiable
     observations, actions, origins, rewards = [observation], [], [], []
     alive = [torch.ones_like(observation[:, 0])]
     for t in range(horizon):
-        action, origin = act(observations[-1], t)
+        with torch.set_grad_enabled(wanted and t <= last):
+            action, origin = act(observations[-1], t)
         actions.append(action)
         origins.append(origin)
-        outcome = step(observations[-1], action, t)
+        with torch.set_grad_enabled(wanted and t < last):
+            outcome = step(observations[-1], action, t)
+            alive.append(alive[-1] * (1.0 - outcome.terminated))
         observations.append(outcome.observation)
         rewards.append(outcome.reward)
-        alive.append(alive[-1] * (1.0 - outcome.terminated))
-    action, origin = act(observations[-1], horizon)
+    with torch.set_grad_enabled(wanted and horizon <= last):
+        action, origin = act(observations[-1], horizon)
     reward = torch.stack(rewards) if rewards else observation.new_zeros((0, len(observation)))
     log_density = torch.stack([*origins, origin])
     return Rollout(

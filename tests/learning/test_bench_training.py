@@ -90,6 +90,22 @@ def test_operations_of_an_update_grow_with_the_horizon_by_at_least_those_of_a_st
     assert counts[1] - counts[0] >= 2 * model + 3 * policy
 
 
+def test_model_steps_for_the_critics_alone_cost_no_gradient():
+    task = load_task("half_cheetah")
+    counts = [
+        update_flops(
+            load_train_config(
+                task.name, overrides={"agent": {"horizon": horizon, "critic_horizon": 5}}
+            ),
+            task,
+        )
+        for horizon in (0, 1, 5)
+    ]
+    step, whole = counts[1] - counts[0], counts[2] - counts[0]
+    assert step > 0
+    assert whole == 5 * step
+
+
 def test_products_of_an_update_are_those_of_its_largest_layers():
     config = load_train_config("half_cheetah")
     assert list(map(str, update_products(config))) == [

@@ -7,7 +7,13 @@ from maac_learning.dynamics import Prediction
 from maac_learning.objectives import expanded_return, expanded_returns, steve_target, unroll
 
 
-def play(gain: torch.Tensor, horizon: int, start: torch.Tensor, terminate_after: int = 100):
+def play(
+    gain: torch.Tensor,
+    horizon: int,
+    start: torch.Tensor,
+    terminate_after: int = 100,
+    differentiable: int | None = None,
+):
     """Scalar linear world s' = 0.9 s + a, r = -s^2 - a^2, with a linear policy a = gain s."""
 
     def act(s, t):
@@ -18,7 +24,7 @@ def play(gain: torch.Tensor, horizon: int, start: torch.Tensor, terminate_after:
         ended = torch.full((len(s),), float(t + 1 >= terminate_after), dtype=s.dtype)
         return Prediction(0.9 * s + a, reward, ended)
 
-    return unroll(start, horizon, act, step)
+    return unroll(start, horizon, act, step, differentiable=differentiable)
 
 
 def test_terminal_steps_own_reward_counts_and_nothing_after_it():
@@ -48,6 +54,20 @@ def test_horizon_zero_is_the_model_free_objective():
     value = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     got = expanded_return(rollout, value, 0.9, torch.tensor(0.0), first_entropy=True)
     torch.testing.assert_close(got, value)
+
+
+@pytest.mark.parametrize("horizon", [0, 2, 4])
+def test_first_steps_have_the_same_gradient_where_later_ones_have_none(horizon):
+    start = torch.randn(6, 1, generator=torch.Generator().manual_seed(1)).double()
+    gradients = []
+    for differentiable in (None, horizon):
+        gain = torch.tensor(-0.3, dtype=torch.float64, requires_grad=True)
+        rollout = play(gain, 4, start, 3, differentiable).first(horizon)
+        value = -(rollout.observation[-1] + rollout.action[-1]).squeeze(-1) ** 2
+        objective = expanded_return(rollout, value, 0.9, torch.tensor(0.3), first_entropy=True)
+        gradients.append(torch.autograd.grad(objective.sum(), gain)[0])
+    assert gradients[0] != 0
+    assert torch.equal(*gradients)
 
 
 def test_returns_of_all_horizons_agree_with_each_alone():
