@@ -63,7 +63,7 @@ def test_first_steps_have_the_same_gradient_where_later_ones_have_none(horizon):
     for differentiable in (None, horizon):
         gain = torch.tensor(-0.3, dtype=torch.float64, requires_grad=True)
         rollout = play(gain, 4, start, 3, differentiable).first(horizon)
-        value = -(rollout.observation[-1] + rollout.action[-1]).squeeze(-1) ** 2
+        value = -((rollout.observation[-1] + rollout.action[-1]).squeeze(-1) ** 2)
         objective = expanded_return(rollout, value, 0.9, torch.tensor(0.3), first_entropy=True)
         gradients.append(torch.autograd.grad(objective.sum(), gain)[0])
     assert gradients[0] != 0
